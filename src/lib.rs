@@ -1,0 +1,8 @@
+//! reelq: a persistent queue for paid image-to-video jobs.
+//!
+//! It never pays twice, it never loses a video that was paid for, and it tells
+//! the truth about both. `ARCHITECTURE.md` shows the map; the modules below
+//! stand in reading order.
+
+pub mod job;
+pub mod money;
