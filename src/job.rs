@@ -306,7 +306,7 @@ impl FromStr for State {
     }
 }
 
-/// Why a job failed; the word in `error_code`.
+/// Why a job failed, or what it waits for a person about; the word in `error_code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureCode {
     /// The provider refused this job for good; nothing was charged.
@@ -321,20 +321,26 @@ pub enum FailureCode {
     Deadline,
     /// The task completed, but no usable video was to be had.
     VideoUnavailable,
+    /// A POST that may have been accepted and charged; a person has to say.
+    Unconfirmed,
     /// An unconfirmed submission that a person wrote off.
     WrittenOff,
+    /// The row holds something that reelq cannot read.
+    CorruptRow,
 }
 
 impl FailureCode {
     /// Every code.
-    pub const ALL: [FailureCode; 7] = [
+    pub const ALL: [FailureCode; 9] = [
         FailureCode::Refused,
         FailureCode::TaskFailed,
         FailureCode::TaskExpired,
         FailureCode::TaskLost,
         FailureCode::Deadline,
         FailureCode::VideoUnavailable,
+        FailureCode::Unconfirmed,
         FailureCode::WrittenOff,
+        FailureCode::CorruptRow,
     ];
 
     /// The word in the database.
@@ -346,7 +352,9 @@ impl FailureCode {
             FailureCode::TaskLost => "task_lost",
             FailureCode::Deadline => "deadline",
             FailureCode::VideoUnavailable => "video_unavailable",
+            FailureCode::Unconfirmed => "unconfirmed",
             FailureCode::WrittenOff => "written_off",
+            FailureCode::CorruptRow => "corrupt_row",
         }
     }
 }
@@ -368,15 +376,6 @@ pub struct Failure {
     pub code: FailureCode,
     /// What happened and what a person can do.
     pub message: String,
-}
-
-/// An accepted task: it belongs to the endpoint it was submitted with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Task {
-    /// The provider's id.
-    pub id: String,
-    /// Which base URL and key, see `Endpoint` in the configuration.
-    pub endpoint: String,
 }
 
 /// A verified video on disk.
@@ -411,8 +410,10 @@ pub struct Job {
     pub cost: Money,
     /// 0 to 100, as the provider last said.
     pub progress: u8,
-    /// The accepted task, or the endpoint that an unanswered POST went to.
-    pub task: Option<Task>,
+    /// The base URL and key, as a label, that its last POST went to.
+    pub endpoint: Option<String>,
+    /// The provider's id of the accepted task. It belongs to `endpoint`.
+    pub task_id: Option<String>,
     /// When the present wait is given up.
     pub give_up_at: Option<Millis>,
     /// Where the video was last said to be, best first.
@@ -584,8 +585,6 @@ pub enum Event {
     Adopted {
         /// The provider's id.
         task_id: String,
-        /// The endpoint that is configured now.
-        endpoint: String,
     },
     /// A person says that an unconfirmed POST was not charged: send again.
     Resubmitted,

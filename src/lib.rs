@@ -4,5 +4,10 @@
 //! the truth about both. `ARCHITECTURE.md` shows the map; the modules below
 //! stand in reading order.
 
+pub mod budget;
+pub mod gate;
 pub mod job;
 pub mod money;
+pub mod step;
+pub mod store;
+pub mod verdict;

@@ -1,0 +1,347 @@
+//! Gates: a fault of the provider or the account holds a whole stage back, so
+//! that no job pays for it. Pure: which fault closes what, for how long, and
+//! what opens it again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::Millis;
+
+const SECOND: Millis = 1_000;
+
+/// The longest pause of a gate whose fault can be looked at for free.
+const LONGEST: Millis = 300 * SECOND;
+
+/// The longest pause before a POST is risked again that may end unknown.
+const LONGEST_UNKNOWN: Millis = 3_600 * SECOND;
+
+/// The longest `Retry-After` that is believed.
+const LONGEST_RETRY_AFTER: Millis = 3_600 * SECOND;
+
+/// Why a gate closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// 401: the key is wrong, revoked or expired.
+    KeyRefused,
+    /// 402, 403: no balance, or no right to the model.
+    AccountRefused,
+    /// 429: too many requests, or too many tasks at once.
+    RateLimited,
+    /// The gateway says that it has no capacity or does not serve the model.
+    Busy,
+    /// No connection: refused, DNS, TLS.
+    Unreachable,
+    /// Answers that leave open whether a POST was accepted, or none at all.
+    Unclear,
+}
+
+impl Cause {
+    /// What a person can do.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Cause::KeyRefused => {
+                "check provider.api_key_file; `reelq check` tries the key at no cost"
+            }
+            Cause::AccountRefused => "check the account's balance and its right to the model",
+            Cause::RateLimited => {
+                "nothing; lower submit.rate_per_minute or submit.max_in_flight if it comes often"
+            }
+            Cause::Busy => {
+                "nothing if it passes; else ask the provider whether the key's group has the model"
+            }
+            Cause::Unreachable => "check the network and provider.base_url; `reelq check` looks",
+            Cause::Unclear => {
+                "see `reelq list --state unconfirmed`; ask the provider whether it has an outage"
+            }
+        }
+    }
+
+    const fn first_pause(self) -> Millis {
+        match self {
+            Cause::KeyRefused | Cause::AccountRefused | Cause::RateLimited => 2 * SECOND,
+            Cause::Busy => 2 * SECOND,
+            Cause::Unreachable => SECOND,
+            Cause::Unclear => 3 * SECOND,
+        }
+    }
+
+    const fn longest_pause(self) -> Millis {
+        match self {
+            Cause::Unclear => LONGEST_UNKNOWN,
+            Cause::Unreachable | Cause::RateLimited => 60 * SECOND,
+            _ => LONGEST,
+        }
+    }
+}
+
+/// A fault of the provider or the account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Its class.
+    pub cause: Cause,
+    /// Tells one kind of unclear answer from another, such as `502` or `timeout`.
+    pub symptom: String,
+    /// What happened, in words.
+    pub message: String,
+    /// The pause that the provider asked for.
+    pub retry_after: Option<Millis>,
+}
+
+/// A closed gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// Why.
+    pub cause: Cause,
+    /// What happened last, in words.
+    pub message: String,
+    /// Since when.
+    pub since: Millis,
+    /// Nothing is tried before this time.
+    pub until: Millis,
+    /// Tries that failed since it closed.
+    pub tries: u32,
+    /// A free request has answered well since the last pause.
+    pub probed: bool,
+}
+
+/// What a gate lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Everything.
+    Open,
+    /// One request that costs nothing.
+    Probe,
+    /// One job, to see.
+    Trial,
+    /// Nothing before this time.
+    Wait(Millis),
+}
+
+/// The gate of one stage.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    closed: Option<Closed>,
+    /// How often each unclear symptom was seen since something was last accepted:
+    /// an outage shows the same one again and again, and its pauses double.
+    symptoms: BTreeMap<String, u32>,
+}
+
+impl Gate {
+    /// Why it is closed, if it is.
+    pub fn closed(&self) -> Option<&Closed> {
+        self.closed.as_ref()
+    }
+
+    /// What may go through now.
+    pub fn pass(&self, now: Millis) -> Pass {
+        match &self.closed {
+            None => Pass::Open,
+            Some(closed) if now < closed.until => Pass::Wait(closed.until),
+            // Asking would itself count against the limit.
+            Some(closed) if closed.probed || closed.cause == Cause::RateLimited => Pass::Trial,
+            Some(_) => Pass::Probe,
+        }
+    }
+
+    /// A fault came back. `from_trial`: it answers the one request that a closed
+    /// gate let through; other late answers do not lengthen the pause.
+    pub fn close(&mut self, fault: Fault, now: Millis, from_trial: bool) {
+        if self.closed.is_some() && !from_trial {
+            // It was sent before the gate closed; it tells nothing new.
+            if fault.cause == Cause::Unclear {
+                self.symptoms.entry(fault.symptom).or_insert(1);
+            }
+            return;
+        }
+        let (since, tries) = match &self.closed {
+            Some(closed) => (closed.since, closed.tries + 1),
+            None => (now, 1),
+        };
+        let again = if fault.cause == Cause::Unclear {
+            let seen = self.symptoms.entry(fault.symptom).or_insert(0);
+            *seen += 1;
+            *seen
+        } else {
+            tries
+        };
+        let growing = fault
+            .cause
+            .first_pause()
+            .saturating_mul(1 << (again - 1).min(20))
+            .min(fault.cause.longest_pause());
+        let pause = fault
+            .retry_after
+            .map_or(growing, |asked| asked.clamp(SECOND, LONGEST_RETRY_AFTER));
+        self.closed = Some(Closed {
+            cause: fault.cause,
+            message: fault.message,
+            since,
+            until: now + pause,
+            tries,
+            probed: false,
+        });
+    }
+
+    /// A free request answered well: one job may be tried.
+    pub fn probe_answered(&mut self) {
+        if let Some(closed) = &mut self.closed {
+            closed.probed = true;
+        }
+    }
+
+    /// The provider judged a request on its merits: open. `accepted`: and took it.
+    /// Returns the gate's state before, if it was closed.
+    pub fn open(&mut self, accepted: bool) -> Option<Closed> {
+        if accepted {
+            self.symptoms.clear();
+        }
+        self.closed.take()
+    }
+
+    /// The wall clock jumped.
+    pub fn shift(&mut self, delta: Millis) {
+        if let Some(closed) = &mut self.closed {
+            closed.until += delta;
+        }
+    }
+
+    /// After a start: no pause lies further ahead than one is ever set.
+    pub fn clamp(&mut self, now: Millis) {
+        if let Some(closed) = &mut self.closed {
+            closed.until = closed.until.min(now + LONGEST_UNKNOWN);
+            closed.probed = false;
+        }
+    }
+}
+
+/// How many tasks the provider takes at once: lowered when it says "too many",
+/// raised again one by one while it accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    max: u32,
+    limit: u32,
+    accepted: u32,
+}
+
+impl Window {
+    /// At most `max` tasks.
+    pub fn new(max: u32) -> Window {
+        Window {
+            max,
+            limit: max,
+            accepted: 0,
+        }
+    }
+
+    /// The present limit.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// The provider has `tasks` of ours and wants no more.
+    pub fn crowded(&mut self, tasks: u32) {
+        self.limit = tasks.clamp(1, self.max);
+        self.accepted = 0;
+    }
+
+    /// A task was accepted: after as many as the limit, it grows by one.
+    pub fn accepted(&mut self) {
+        if self.limit < self.max {
+            self.accepted += 1;
+            if self.accepted >= self.limit {
+                self.accepted = 0;
+                self.limit += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(cause: Cause, symptom: &str) -> Fault {
+        Fault {
+            cause,
+            symptom: symptom.to_owned(),
+            message: "m".to_owned(),
+            retry_after: None,
+        }
+    }
+
+    /// Runs trials against a fault that never heals and counts them.
+    fn trials_in(cause: Cause, span: Millis) -> u32 {
+        let mut gate = Gate::default();
+        gate.close(fault(cause, "500"), 0, false);
+        let (mut now, mut trials) = (0, 0);
+        loop {
+            match gate.pass(now) {
+                Pass::Wait(until) => now = until,
+                Pass::Probe => gate.probe_answered(),
+                Pass::Trial => {
+                    trials += 1;
+                    gate.close(fault(cause, "500"), now, true);
+                }
+                Pass::Open => unreachable!(),
+            }
+            if now >= span {
+                return trials;
+            }
+        }
+    }
+
+    #[test]
+    fn an_outage_of_hours_risks_a_handful_of_posts() {
+        assert!(trials_in(Cause::Unclear, 12 * SECOND) <= 2);
+        assert!(trials_in(Cause::Unclear, 3 * 3_600 * SECOND) <= 12);
+    }
+
+    #[test]
+    fn a_refused_key_is_looked_at_again_soon() {
+        let trials = trials_in(Cause::KeyRefused, 12 * SECOND);
+        assert!((2..=4).contains(&trials), "{trials}");
+    }
+
+    #[test]
+    fn the_provider_s_own_pause_is_kept() {
+        let mut gate = Gate::default();
+        let mut limited = fault(Cause::RateLimited, "429");
+        limited.retry_after = Some(30 * SECOND);
+        gate.close(limited, 0, false);
+        assert_eq!(gate.pass(29 * SECOND), Pass::Wait(30 * SECOND));
+        assert_eq!(gate.pass(30 * SECOND), Pass::Trial);
+    }
+
+    #[test]
+    fn answers_from_before_the_closing_do_not_lengthen_it() {
+        let mut gate = Gate::default();
+        gate.close(fault(Cause::Unclear, "502"), 0, false);
+        let before = gate.clone();
+        gate.close(fault(Cause::Unclear, "502"), 1, false);
+        assert_eq!(gate, before);
+    }
+
+    #[test]
+    fn different_symptoms_are_different_faults() {
+        let mut gate = Gate::default();
+        for symptom in ["500", "502", "504", "timeout"] {
+            gate.close(fault(Cause::Unclear, symptom), 0, true);
+            assert_eq!(gate.pass(0), Pass::Wait(3 * SECOND));
+        }
+    }
+
+    #[test]
+    fn the_window_shrinks_at_once_and_grows_slowly() {
+        let mut window = Window::new(20);
+        window.crowded(4);
+        assert_eq!(window.limit(), 4);
+        for _ in 0..4 {
+            window.accepted();
+        }
+        assert_eq!(window.limit(), 5);
+        window.crowded(0);
+        assert_eq!(window.limit(), 1);
+    }
+}
