@@ -126,9 +126,34 @@ pub struct Gate {
     /// How often each unclear symptom was seen since something was last accepted:
     /// an outage shows the same one again and again, and its pauses double.
     symptoms: BTreeMap<String, u32>,
+    /// No pause is longer; `None`: as long as the cause allows.
+    #[serde(skip)]
+    longest: Option<Millis>,
 }
 
 impl Gate {
+    /// A gate for requests that cost nothing, whose pauses stay short.
+    pub fn with_longest_pause(longest: Millis) -> Gate {
+        Gate {
+            longest: Some(longest),
+            ..Gate::default()
+        }
+    }
+
+    /// The same gate as it was left by an earlier run.
+    pub fn restored(self, saved: Gate, now: Millis) -> Gate {
+        let mut gate = Gate {
+            longest: self.longest,
+            ..saved
+        };
+        if let Some(closed) = &mut gate.closed {
+            // The wall clock may have been set back in between.
+            closed.until = closed.until.min(now + LONGEST_UNKNOWN);
+            closed.probed = false;
+        }
+        gate
+    }
+
     /// Why it is closed, if it is.
     pub fn closed(&self) -> Option<&Closed> {
         self.closed.as_ref()
@@ -170,7 +195,8 @@ impl Gate {
             .cause
             .first_pause()
             .saturating_mul(1 << (again - 1).min(20))
-            .min(fault.cause.longest_pause());
+            .min(fault.cause.longest_pause())
+            .min(self.longest.unwrap_or(Millis::MAX));
         let pause = fault
             .retry_after
             .map_or(growing, |asked| asked.clamp(SECOND, LONGEST_RETRY_AFTER));
@@ -204,14 +230,6 @@ impl Gate {
     pub fn shift(&mut self, delta: Millis) {
         if let Some(closed) = &mut self.closed {
             closed.until += delta;
-        }
-    }
-
-    /// After a start: no pause lies further ahead than one is ever set.
-    pub fn clamp(&mut self, now: Millis) {
-        if let Some(closed) = &mut self.closed {
-            closed.until = closed.until.min(now + LONGEST_UNKNOWN);
-            closed.probed = false;
         }
     }
 }

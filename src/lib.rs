@@ -8,6 +8,7 @@ pub mod budget;
 pub mod gate;
 pub mod job;
 pub mod money;
+pub mod provider;
 pub mod step;
 pub mod store;
 pub mod verdict;

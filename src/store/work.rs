@@ -71,6 +71,15 @@ pub enum Edited {
     Missing(JobId),
 }
 
+/// Jobs that are not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moving {
+    /// Not submitted yet.
+    pub pending: u64,
+    /// Submitting, generating or downloading.
+    pub under_way: u64,
+}
+
 impl Store {
     /// Takes the best jobs that are due and commits the intent to POST each,
     /// with its reservation, in one transaction. `admit` judges one candidate
@@ -224,15 +233,17 @@ impl Store {
         now: Millis,
         limit: usize,
         in_hand: &[JobId],
+        endpoint: &str,
     ) -> Result<Vec<Job>, StoreError> {
         let ids: Vec<JobId> = {
             let mut writer = self.writer.lock().await;
             sqlx::query_scalar(
-                "SELECT id FROM jobs WHERE state = 'downloading' AND (due_at IS NULL OR due_at <= ?1) \
+                "SELECT id FROM jobs WHERE state = 'downloading' AND (due_at IS NULL OR due_at <= ?1) AND endpoint = ?3 \
                  ORDER BY due_at LIMIT ?2",
             )
             .bind(now)
             .bind((limit + in_hand.len()) as i64)
+            .bind(endpoint)
             .fetch_all(&mut *writer)
             .await
             .map_err(|e| self.judge(e))?
@@ -271,19 +282,23 @@ impl Store {
             .map_err(|e| self.judge(e))
     }
 
-    /// Jobs that nothing but a person or a start time far ahead holds: how many could still move.
-    pub async fn count_moving(&self) -> Result<u64, StoreError> {
+    /// How many jobs could still move by themselves, with tasks of one endpoint.
+    pub async fn moving(&self, endpoint: &str) -> Result<Moving, StoreError> {
         let mut writer = self.writer.lock().await;
-        let count: i64 = sqlx::query_scalar(
-            "SELECT (SELECT count(*) FROM jobs WHERE state = 'pending') \
-             + (SELECT count(*) FROM jobs WHERE state = 'submitting') \
-             + (SELECT count(*) FROM jobs WHERE state = 'generating') \
-             + (SELECT count(*) FROM jobs WHERE state = 'downloading')",
+        let (pending, under_way): (i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM jobs WHERE state = 'pending'), \
+             (SELECT count(*) FROM jobs WHERE state = 'submitting') \
+             + (SELECT count(*) FROM jobs WHERE state = 'generating' AND endpoint = ?1) \
+             + (SELECT count(*) FROM jobs WHERE state = 'downloading' AND endpoint = ?1)",
         )
+        .bind(endpoint)
         .fetch_one(&mut *writer)
         .await
         .map_err(|e| self.judge(e))?;
-        Ok(count.unsigned_abs())
+        Ok(Moving {
+            pending: pending.unsigned_abs(),
+            under_way: under_way.unsigned_abs(),
+        })
     }
 
     /// When the POSTs since a time were begun, oldest first; feeds the rate limit after a start.

@@ -1,0 +1,876 @@
+//! What is to be done next, and what came of it.
+//!
+//! The engine holds the queue's store and everything that is known only in
+//! memory: the gates, the poll times, what is in hand. It does no network and
+//! reads no clock: the daemon acts on its [`Act`]s and brings back [`Report`]s,
+//! and so does a simulation.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::budget::Budget;
+use crate::gate::{Cause, Fault, Gate, Pass, Window};
+use crate::job::{Event, Evidence, Job, JobId, Millis, SavedFile, State};
+use crate::places::Places;
+use crate::stats::Stats;
+use crate::step::{self, Policy, Transition};
+use crate::store::{Admission, Claim, Committed, GateRow, Store, StoreError};
+use crate::verdict::{PollVerdict, PostVerdict};
+
+/// POSTs on the wire at once. Few, so that an outage in which each of them ends
+/// unknown leaves only a few jobs unconfirmed.
+pub const POSTS_ON_THE_WIRE: usize = 3;
+
+/// Polls on the wire at once.
+pub const POLLS_ON_THE_WIRE: usize = 64;
+
+/// Polls that fail in a row, whatever their task, until polling pauses for all.
+const POLL_FAULTS: u32 = 5;
+
+/// The longest pause in polling: a finished video's link dies within minutes.
+const LONGEST_POLL_PAUSE: Millis = 60_000;
+
+/// A cap or a full disk is looked at again after so long.
+const HOLD_PAUSE: Millis = 5_000;
+
+/// The window of `rate_per_minute`.
+const MINUTE: Millis = 60_000;
+
+/// The limits of the configuration.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Tasks at the provider at once.
+    pub max_in_flight: u32,
+    /// POSTs in any sixty seconds.
+    pub rate_per_minute: u32,
+    /// Downloads at once.
+    pub downloads: usize,
+    /// Free bytes below which nothing is submitted.
+    pub min_free_space: u64,
+    /// Adds spread to the first polls after a start.
+    pub policy: Policy,
+    /// Caps and prices.
+    pub budget: Budget,
+}
+
+/// Something to do, with the job as it was claimed.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// POST it. The intent is on disk.
+    Post {
+        /// The job.
+        job: Box<Job>,
+        /// Names this try.
+        idempotency_key: String,
+    },
+    /// Ask for its task.
+    Poll(Box<Job>),
+    /// Fetch its video.
+    Fetch(Box<Job>),
+    /// Send a request that costs nothing.
+    Probe,
+}
+
+/// What came of an act.
+#[derive(Debug)]
+pub enum Report {
+    /// Of a POST.
+    Posted(Box<Job>, PostVerdict),
+    /// Of a poll.
+    Polled(Box<Job>, PollVerdict),
+    /// Of a download.
+    Fetched(Box<Job>, Fetched),
+    /// Of a free request.
+    Probed(Result<(), Fault>),
+}
+
+/// How a download ended.
+#[derive(Debug)]
+pub enum Fetched {
+    /// Verified, synced, in place.
+    Saved {
+        /// The file.
+        file: SavedFile,
+        /// What is unlike what was asked.
+        note: Option<String>,
+    },
+    /// No bytes for a reason that passes.
+    Interrupted {
+        /// What happened.
+        reason: String,
+        /// Some bytes were stored.
+        advanced: bool,
+    },
+    /// Every place answered, none with a usable video.
+    Unusable {
+        /// What they answered.
+        reason: String,
+        /// Where the task said last that it is.
+        urls: Vec<String>,
+    },
+    /// Stopped on purpose; the partial file is kept.
+    Stopped,
+    /// The disk did not confirm what was written: the daemon must stop.
+    SyncFailed(String),
+}
+
+/// Why the daemon cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The disk did not confirm a video's bytes.
+    #[error("{0}; check the disk, then start reelq again: it goes on from the table")]
+    Sync(String),
+}
+
+/// What the daemon measures for a claim.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    /// Wall clock.
+    pub now: Millis,
+    /// When the budget's calendar day began.
+    pub day_start: Millis,
+    /// Free bytes where the videos go; `None`: not known.
+    pub free_space: Option<u64>,
+    /// New work is wanted.
+    pub submit: bool,
+}
+
+/// Why submitting waits though jobs are due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hold {
+    name: &'static str,
+    message: String,
+    since: Millis,
+    until: Millis,
+}
+
+/// The core of the daemon.
+pub struct Engine {
+    store: Arc<Store>,
+    places: Places,
+    endpoint: String,
+    limits: Limits,
+    stats: Arc<Stats>,
+    submit_gate: Gate,
+    poll_gate: Gate,
+    window: Window,
+    poll_faults_in_row: u32,
+    posting: HashSet<JobId>,
+    polling: HashSet<JobId>,
+    fetching: HashSet<JobId>,
+    /// The one request that a closed gate let through, to see.
+    submit_trial: Option<JobId>,
+    poll_trial: Option<JobId>,
+    probing: bool,
+    schedule: Schedule,
+    foreign: usize,
+    starts: VecDeque<Millis>,
+    paused: bool,
+    hold: Option<Hold>,
+    unsaved: Vec<Transition>,
+    shown: Vec<GateRow>,
+}
+
+impl Engine {
+    /// Takes the queue up where the table stands: a POST that was on the wire
+    /// when reelq last stopped has an unknown end.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn open(
+        store: Arc<Store>,
+        places: Places,
+        endpoint: String,
+        limits: Limits,
+        stats: Arc<Stats>,
+        now: Millis,
+    ) -> Result<Engine, EngineError> {
+        let mut engine = Engine {
+            submit_gate: Gate::default(),
+            poll_gate: Gate::with_longest_pause(LONGEST_POLL_PAUSE),
+            window: Window::new(limits.max_in_flight),
+            poll_faults_in_row: 0,
+            posting: HashSet::new(),
+            polling: HashSet::new(),
+            fetching: HashSet::new(),
+            submit_trial: None,
+            poll_trial: None,
+            probing: false,
+            schedule: Schedule::default(),
+            foreign: 0,
+            starts: store.recent_starts(now - MINUTE).await?.into(),
+            paused: false,
+            hold: None,
+            unsaved: Vec::new(),
+            shown: store.gates().await?,
+            store,
+            places,
+            endpoint,
+            limits,
+            stats,
+        };
+        for row in &engine.shown {
+            let saved = serde_json::from_str(&row.detail)
+                .ok()
+                .and_then(|detail: serde_json::Value| serde_json::from_value(detail["gate"].clone()).ok());
+            match (row.name.as_str(), saved) {
+                ("submit", Some(saved)) => engine.submit_gate = Gate::default().restored(saved, now),
+                ("poll", Some(saved)) => {
+                    engine.poll_gate = Gate::with_longest_pause(LONGEST_POLL_PAUSE).restored(saved, now);
+                }
+                _ => {}
+            }
+        }
+        engine.recover(now).await?;
+        engine.store.clamp_appointments(now + step::MAX_BACKOFF).await?;
+        for id in engine.store.ids_in(State::Generating).await? {
+            // Whole intervals from now: no task is asked sooner than it would have been without the stop.
+            let interval = engine.limits.policy.interval;
+            let spread = id.rem_euclid(interval.max(1));
+            engine.schedule.set(id, now + interval + spread);
+        }
+        engine.refresh(now).await?;
+        Ok(engine)
+    }
+
+    async fn recover(&mut self, now: Millis) -> Result<(), EngineError> {
+        let ids = self.store.ids_in(State::Submitting).await?;
+        for job in self.store.load(&ids, State::Submitting).await? {
+            let event = Event::Unknown {
+                evidence: Evidence {
+                    error: Some("reelq stopped while the request was on the wire".to_owned()),
+                    ..Evidence::default()
+                },
+            };
+            self.judge(&job, event, now);
+        }
+        self.save(now).await
+    }
+
+    /// Another process has committed: looks at what is not found by its due time.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn refresh(&mut self, now: Millis) -> Result<(), EngineError> {
+        self.paused = self.store.fact("paused").await?.is_some();
+        self.hold = None;
+        for id in self.store.ids_in(State::Generating).await? {
+            if !self.polling.contains(&id) && !self.schedule.contains(id) {
+                self.schedule.set(id, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// The wall clock jumped by `delta`: every appointment of our own moves along.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn clock_jumped(&mut self, delta: Millis) -> Result<(), EngineError> {
+        self.store.shift_appointments(delta).await?;
+        self.schedule.shift(delta);
+        self.submit_gate.shift(delta);
+        self.poll_gate.shift(delta);
+        for start in &mut self.starts {
+            *start += delta;
+        }
+        self.hold = None;
+        Ok(())
+    }
+
+    /// Takes what is to be done now: downloads before polls before submissions.
+    ///
+    /// # Errors
+    /// The store's. Nothing is lost: the next call takes it.
+    pub async fn claim(&mut self, around: &Surroundings) -> Result<Vec<Act>, EngineError> {
+        let mut acts = Vec::new();
+        if !self.unsaved.is_empty() {
+            return Ok(acts);
+        }
+        let backlog = self.claim_downloads(around.now, &mut acts).await?;
+        self.claim_polls(around.now, &mut acts).await?;
+        if around.submit {
+            self.claim_posts(around, backlog, &mut acts).await?;
+        }
+        self.show(around.now).await?;
+        Ok(acts)
+    }
+
+    /// True if videos wait for a free download.
+    async fn claim_downloads(&mut self, now: Millis, acts: &mut Vec<Act>) -> Result<bool, EngineError> {
+        let free = self.limits.downloads.saturating_sub(self.fetching.len());
+        let in_hand: Vec<JobId> = self.fetching.iter().copied().collect();
+        let mut jobs = self
+            .store
+            .due_downloads(now, free + 1, &in_hand, &self.endpoint)
+            .await?;
+        let backlog = jobs.len() > free;
+        jobs.truncate(free);
+        for job in jobs {
+            self.fetching.insert(job.id);
+            acts.push(Act::Fetch(Box::new(job)));
+        }
+        Ok(backlog)
+    }
+
+    async fn claim_polls(&mut self, now: Millis, acts: &mut Vec<Act>) -> Result<(), EngineError> {
+        let free = match self.poll_gate.pass(now) {
+            Pass::Open => POLLS_ON_THE_WIRE.saturating_sub(self.polling.len()),
+            // A poll costs nothing: it is its own probe.
+            Pass::Probe | Pass::Trial => usize::from(self.polling.is_empty()),
+            Pass::Wait(_) => 0,
+        };
+        let due = self.schedule.take_due(now, free);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let jobs = self.store.load(&due, State::Generating).await?;
+        for id in &due {
+            if !jobs.iter().any(|job| job.id == *id) {
+                self.schedule.remove(*id);
+            }
+        }
+        for job in jobs {
+            if job.endpoint.as_deref() == Some(self.endpoint.as_str()) {
+                self.polling.insert(job.id);
+                if self.poll_gate.closed().is_some() {
+                    self.poll_trial = Some(job.id);
+                }
+                acts.push(Act::Poll(Box::new(job)));
+            } else {
+                // It belongs to another base URL or key, and is never asked for elsewhere.
+                self.schedule.set_foreign(job.id, now + self.limits.policy.slow_interval);
+            }
+        }
+        self.foreign = self.schedule.foreign.len();
+        Ok(())
+    }
+
+    async fn claim_posts(
+        &mut self,
+        around: &Surroundings,
+        backlog: bool,
+        acts: &mut Vec<Act>,
+    ) -> Result<(), EngineError> {
+        let now = around.now;
+        if self.hold.as_ref().is_some_and(|hold| now < hold.until) {
+            return Ok(());
+        }
+        if self.paused || backlog {
+            return Ok(());
+        }
+        if let Some(free) = around.free_space
+            && free < self.limits.min_free_space
+        {
+            let message = format!(
+                "only {} are free where the videos go, download.min_free_space is {}; free some space",
+                bytesize::ByteSize(free),
+                bytesize::ByteSize(self.limits.min_free_space)
+            );
+            self.hold_back("disk", message, now);
+            return Ok(());
+        }
+        let wire = match self.submit_gate.pass(now) {
+            Pass::Open => POSTS_ON_THE_WIRE.saturating_sub(self.posting.len()),
+            Pass::Trial => usize::from(self.posting.is_empty()),
+            Pass::Probe => {
+                if !self.probing && self.posting.is_empty() {
+                    self.probing = true;
+                    acts.push(Act::Probe);
+                }
+                0
+            }
+            Pass::Wait(_) => 0,
+        };
+        let limit = (wire as u32).min(self.rate_left(now));
+        if limit == 0 {
+            return Ok(());
+        }
+        let claim = Claim {
+            limit,
+            max_tasks: self.window.limit(),
+            now,
+            day_start: around.day_start,
+        };
+        let (budget, policy, endpoint) = (&self.limits.budget, &self.limits.policy, &self.endpoint);
+        let claimed = self
+            .store
+            .claim(&claim, |job, spent| match budget.admit(&job.spec, spent) {
+                Err(hold) if hold.is_of_batch() => Admission::Later(hold.to_string()),
+                Err(hold) => Admission::Stop(hold.to_string()),
+                Ok(cost) => {
+                    let endpoint = endpoint.clone();
+                    match step::step(job, Event::Claimed { cost, endpoint }, now, policy) {
+                        Ok(transition) => Admission::Take(Box::new(transition)),
+                        Err(illegal) => Admission::Stop(illegal.to_string()),
+                    }
+                }
+            })
+            .await?;
+        match claimed.held {
+            Some(message) => self.hold_back("budget", message, now),
+            None => self.hold = None,
+        }
+        for job in claimed.jobs {
+            tracing::info!(job = job.id, batch = %job.spec.batch, attempt = job.attempt, "submitting");
+            self.stats.claimed(&job, now);
+            self.starts.push_back(now);
+            self.posting.insert(job.id);
+            if self.submit_gate.closed().is_some() {
+                self.submit_trial = Some(job.id);
+            }
+            let idempotency_key = format!("reelq-{}-{}-{}", self.store.queue_id(), job.id, job.attempt);
+            acts.push(Act::Post {
+                job: Box::new(job),
+                idempotency_key,
+            });
+        }
+        Ok(())
+    }
+
+    fn rate_left(&mut self, now: Millis) -> u32 {
+        while self.starts.front().is_some_and(|start| now - start >= MINUTE) {
+            self.starts.pop_front();
+        }
+        self.limits.rate_per_minute.saturating_sub(self.starts.len() as u32)
+    }
+
+    fn hold_back(&mut self, name: &'static str, message: String, now: Millis) {
+        let since = match &self.hold {
+            Some(hold) if hold.name == name => hold.since,
+            _ => {
+                tracing::warn!(reason = %message, "submitting waits");
+                now
+            }
+        };
+        self.hold = Some(Hold {
+            name,
+            message,
+            since,
+            until: now + HOLD_PAUSE,
+        });
+    }
+
+    /// Judges what came back and commits it, with anything that could not be
+    /// committed before, in one transaction.
+    ///
+    /// # Errors
+    /// A passing error of the store keeps everything for the next call; any
+    /// other, and a failed sync, means that the daemon has to stop.
+    pub async fn settle(&mut self, reports: Vec<Report>, now: Millis) -> Result<(), EngineError> {
+        for report in reports {
+            match report {
+                Report::Posted(job, verdict) => self.posted(&job, verdict, now),
+                Report::Polled(job, verdict) => self.polled(&job, verdict, now).await?,
+                Report::Fetched(job, fetched) => self.fetched(&job, fetched, now)?,
+                Report::Probed(result) => {
+                    self.probing = false;
+                    match result {
+                        Ok(()) => self.submit_gate.probe_answered(),
+                        Err(fault) => self.close_submit_gate(fault, now, true),
+                    }
+                }
+            }
+        }
+        self.save(now).await?;
+        self.show(now).await
+    }
+
+    fn posted(&mut self, job: &Job, verdict: PostVerdict, now: Millis) {
+        self.posting.remove(&job.id);
+        let trial = self.submit_trial.take_if(|id| *id == job.id).is_some();
+        let event = match verdict {
+            PostVerdict::Accepted { task_id, evidence } => {
+                self.window.accepted();
+                self.open_submit_gate(true);
+                Event::Accepted { task_id, evidence }
+            }
+            PostVerdict::RefusedJob { evidence } => {
+                self.open_submit_gate(false);
+                Event::Refused { evidence }
+            }
+            PostVerdict::NotAccepted {
+                evidence,
+                fault,
+                crowded,
+            } => {
+                if crowded {
+                    self.window.crowded(self.schedule.len() as u32);
+                }
+                self.close_submit_gate(fault, now, trial);
+                Event::NotAccepted { evidence }
+            }
+            PostVerdict::Unknown { evidence, fault } => {
+                self.close_submit_gate(fault, now, trial);
+                Event::Unknown { evidence }
+            }
+        };
+        self.judge(job, event, now);
+    }
+
+    fn open_submit_gate(&mut self, accepted: bool) {
+        if self.submit_gate.open(accepted).is_some() {
+            tracing::info!("submitting goes on");
+        }
+    }
+
+    fn close_submit_gate(&mut self, fault: Fault, now: Millis, trial: bool) {
+        let was_open = self.submit_gate.closed().is_none();
+        self.submit_gate.close(fault, now, trial);
+        if let Some(closed) = self.submit_gate.closed().filter(|_| was_open) {
+            tracing::warn!(reason = %closed.message, advice = closed.cause.advice(), "submitting pauses for all jobs");
+        }
+    }
+
+    async fn polled(&mut self, job: &Job, verdict: PollVerdict, now: Millis) -> Result<(), EngineError> {
+        self.polling.remove(&job.id);
+        let trial = self.poll_trial.take_if(|id| *id == job.id).is_some();
+        self.stats.polled(&verdict);
+        let event = match verdict {
+            PollVerdict::Trouble(fault) => {
+                self.poll_trouble(job, fault, now, trial);
+                return Ok(());
+            }
+            PollVerdict::Running { progress } => Event::Running { progress },
+            PollVerdict::NotFound { message } => Event::TaskNotFound { message },
+            PollVerdict::Failed { message } => Event::TaskFailed { message },
+            PollVerdict::Expired { message } => Event::TaskExpired { message },
+            PollVerdict::Completed { urls } => Event::Completed {
+                urls,
+                target: self.target_of(job, now).await?,
+            },
+        };
+        self.poll_faults_in_row = 0;
+        if self.poll_gate.open(true).is_some() {
+            tracing::info!("polling goes on");
+        }
+        self.schedule.set(job.id, self.limits.policy.next_poll(job, now));
+        self.judge(job, event, now);
+        Ok(())
+    }
+
+    /// A poll that taught nothing about its task: the job stays as it is.
+    fn poll_trouble(&mut self, job: &Job, fault: Fault, now: Millis, trial: bool) {
+        self.poll_faults_in_row += 1;
+        let faults = self.schedule.fault(job.id);
+        let policy = &self.limits.policy;
+        let pause = step::backoff(job.id, faults, policy.interval).max(policy.interval);
+        self.schedule.set_faulty(job.id, now + pause, faults);
+        tracing::debug!(job = job.id, reason = %fault.message, "a poll taught nothing");
+        let of_account = matches!(fault.cause, Cause::KeyRefused | Cause::RateLimited);
+        let was_open = self.poll_gate.closed().is_none();
+        if of_account || !was_open || self.poll_faults_in_row >= POLL_FAULTS {
+            let cause = match fault.cause {
+                Cause::Unclear => Cause::Unreachable,
+                cause => cause,
+            };
+            self.poll_gate.close(Fault { cause, ..fault }, now, trial);
+        }
+        if let Some(closed) = self.poll_gate.closed().filter(|_| was_open) {
+            tracing::warn!(reason = %closed.message, advice = closed.cause.advice(), "polling pauses for all jobs");
+        }
+    }
+
+    fn fetched(&mut self, job: &Job, fetched: Fetched, now: Millis) -> Result<(), EngineError> {
+        self.fetching.remove(&job.id);
+        let event = match fetched {
+            Fetched::Saved { file, note } => {
+                self.stats.saved(job, &file, now);
+                Event::Saved { file, note }
+            }
+            Fetched::Interrupted { reason, advanced } => Event::FetchInterrupted { reason, advanced },
+            Fetched::Unusable { reason, urls } => Event::VideoUnusable { reason, urls },
+            Fetched::Stopped => return Ok(()),
+            Fetched::SyncFailed(reason) => return Err(EngineError::Sync(reason)),
+        };
+        self.judge(job, event, now);
+        Ok(())
+    }
+
+    /// The path that a job's video gets: free on disk and reserved by no other job.
+    async fn target_of(&self, job: &Job, now: Millis) -> Result<String, EngineError> {
+        if let Some(target) = &job.target {
+            return Ok(target.clone());
+        }
+        for nth in 0.. {
+            let path: PathBuf = self.places.candidate(job, nth, now);
+            let text = path.to_string_lossy().into_owned();
+            let taken = |t: &Transition| t.job.target.as_deref() == Some(text.as_str());
+            if !self.places.is_taken(&path)
+                && !self.unsaved.iter().any(taken)
+                && !self.store.is_target_taken(&text).await?
+            {
+                return Ok(text);
+            }
+        }
+        unreachable!("there is always a next candidate")
+    }
+
+    fn judge(&mut self, job: &Job, event: Event, now: Millis) {
+        match step::step(job, event, now, &self.limits.policy) {
+            Ok(transition) if transition.changed => self.unsaved.push(transition),
+            Ok(_) => {}
+            // The row was judged as it was claimed, so this is a bug; the row stays as it is.
+            Err(illegal) => tracing::error!(job = illegal.id, "{illegal}"),
+        }
+    }
+
+    async fn save(&mut self, now: Millis) -> Result<(), EngineError> {
+        let verdicts = match self.store.commit(&self.unsaved).await {
+            Ok(verdicts) => verdicts,
+            Err(error) => {
+                self.rescue(&error);
+                return Err(error.into());
+            }
+        };
+        for (transition, verdict) in std::mem::take(&mut self.unsaved).into_iter().zip(verdicts) {
+            let job = &transition.job;
+            match verdict {
+                Committed::Written => {
+                    log(&transition);
+                    self.stats.moved(&transition);
+                    if job.state == State::Generating {
+                        if transition.from != State::Generating {
+                            self.schedule.set(job.id, job.due_at.unwrap_or(now));
+                        }
+                    } else {
+                        self.schedule.remove(job.id);
+                    }
+                }
+                Committed::Fenced => {
+                    // A person was faster. What the provider accepted must not go unsaid.
+                    self.schedule.remove(job.id);
+                    tracing::warn!(
+                        job = job.id,
+                        batch = %job.spec.batch,
+                        task = job.task_id.as_deref().unwrap_or("none"),
+                        event = transition.event,
+                        "the job was changed meanwhile; this answer is not recorded"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A commit failed: the log keeps what would be hard to find again.
+    fn rescue(&self, error: &StoreError) {
+        for transition in &self.unsaved {
+            if transition.event == "accepted" {
+                tracing::error!(
+                    job = transition.job.id,
+                    task = transition.job.task_id.as_deref().unwrap_or("none"),
+                    %error,
+                    "an accepted task is not on disk yet"
+                );
+            }
+        }
+    }
+
+    /// When there is something to do again, if nothing happens before.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn next_wake(&mut self, now: Millis) -> Result<Option<Millis>, EngineError> {
+        let mut wakes = vec![
+            self.store.next_due().await?,
+            self.hold.as_ref().map(|hold| hold.until),
+            self.submit_gate.closed().map(|closed| closed.until),
+        ];
+        wakes.push(match self.poll_gate.pass(now) {
+            Pass::Wait(until) => Some(until),
+            _ => self.schedule.next(),
+        });
+        if self.rate_left(now) == 0 {
+            wakes.push(self.starts.front().map(|start| start + MINUTE));
+        }
+        Ok(wakes.into_iter().flatten().min())
+    }
+
+    /// Whether nothing is left that could move by itself soon: no job is under
+    /// way, and what is pending waits for a person or a new day.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn is_idle(&self) -> Result<bool, EngineError> {
+        if !(self.posting.is_empty()
+            && self.polling.is_empty()
+            && self.fetching.is_empty()
+            && self.unsaved.is_empty())
+        {
+            return Ok(false);
+        }
+        let counts = self.store.moving(&self.endpoint).await?;
+        let waits_for_person = self.paused || self.hold.as_ref().is_some_and(|hold| hold.name == "budget");
+        Ok(counts.under_way == 0 && (counts.pending == 0 || waits_for_person))
+    }
+
+    /// Nothing of ours is on the wire.
+    pub fn posts_on_the_wire(&self) -> usize {
+        self.posting.len()
+    }
+
+    /// Writes what holds the stages back, where that has changed.
+    async fn show(&mut self, now: Millis) -> Result<(), EngineError> {
+        let mut rows = Vec::new();
+        for (name, gate) in [("submit", &self.submit_gate), ("poll", &self.poll_gate)] {
+            if let Some(closed) = gate.closed() {
+                rows.push(GateRow {
+                    name: name.to_owned(),
+                    since: closed.since,
+                    until: Some(closed.until),
+                    detail: json!({
+                        "cause": closed.cause,
+                        "message": closed.message,
+                        "advice": closed.cause.advice(),
+                        "tries": closed.tries,
+                        "gate": gate,
+                    })
+                    .to_string(),
+                });
+            }
+        }
+        if let Some(hold) = &self.hold {
+            rows.push(GateRow {
+                name: hold.name.to_owned(),
+                since: hold.since,
+                until: None,
+                detail: json!({ "cause": hold.name, "message": hold.message, "advice": "" }).to_string(),
+            });
+        }
+        if self.foreign > 0 {
+            let since = self
+                .shown
+                .iter()
+                .find(|row| row.name == "endpoint")
+                .map_or(now, |row| row.since);
+            rows.push(GateRow {
+                name: "endpoint".to_owned(),
+                since,
+                until: None,
+                detail: json!({
+                    "cause": "endpoint",
+                    "message": format!(
+                        "{} tasks belong to another base URL or key and are not asked for here",
+                        self.foreign
+                    ),
+                    "advice": "start reelq with the base URL and key that they were submitted with",
+                })
+                .to_string(),
+            });
+        }
+        if rows != self.shown {
+            self.store.set_gates(&rows).await?;
+            self.shown = rows;
+        }
+        Ok(())
+    }
+}
+
+/// One line at each change of a job.
+fn log(transition: &Transition) {
+    let job = &transition.job;
+    let task = job.task_id.as_deref().unwrap_or("-");
+    let detail = transition.detail.as_deref().unwrap_or("");
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                job = job.id,
+                batch = %job.spec.batch,
+                task,
+                from = transition.from.as_str(),
+                detail,
+                "{}",
+                job.state
+            )
+        };
+    }
+    match job.state {
+        State::Failed | State::Unconfirmed => line!(warn),
+        state if state == transition.from => line!(debug),
+        _ => line!(info),
+    }
+}
+
+/// When each running task is asked for next. Only a hint: the row is the truth.
+#[derive(Debug, Default)]
+struct Schedule {
+    queue: BTreeSet<(Millis, JobId)>,
+    due: HashMap<JobId, (Millis, u32)>,
+    foreign: HashSet<JobId>,
+}
+
+impl Schedule {
+    fn set(&mut self, id: JobId, at: Millis) {
+        self.foreign.remove(&id);
+        self.put(id, at, 0);
+    }
+
+    fn set_faulty(&mut self, id: JobId, at: Millis, faults: u32) {
+        self.put(id, at, faults);
+    }
+
+    fn set_foreign(&mut self, id: JobId, at: Millis) {
+        self.put(id, at, 0);
+        self.foreign.insert(id);
+    }
+
+    fn put(&mut self, id: JobId, at: Millis, faults: u32) {
+        if let Some((old, _)) = self.due.insert(id, (at, faults)) {
+            self.queue.remove(&(old, id));
+        }
+        self.queue.insert((at, id));
+    }
+
+    /// Counts a poll of this job that taught nothing.
+    fn fault(&self, id: JobId) -> u32 {
+        self.due.get(&id).map_or(0, |(_, faults)| *faults) + 1
+    }
+
+    fn remove(&mut self, id: JobId) {
+        self.foreign.remove(&id);
+        if let Some((at, _)) = self.due.remove(&id) {
+            self.queue.remove(&(at, id));
+        }
+    }
+
+    fn contains(&self, id: JobId) -> bool {
+        self.due.contains_key(&id)
+    }
+
+    fn len(&self) -> usize {
+        self.due.len()
+    }
+
+    fn next(&self) -> Option<Millis> {
+        self.queue.first().map(|(at, _)| *at)
+    }
+
+    /// Takes due jobs off the queue; they stay known until they are set again or removed.
+    fn take_due(&mut self, now: Millis, limit: usize) -> Vec<JobId> {
+        let mut taken = Vec::new();
+        while taken.len() < limit {
+            match self.queue.first().copied() {
+                Some((at, id)) if at <= now => {
+                    self.queue.remove(&(at, id));
+                    taken.push(id);
+                }
+                _ => break,
+            }
+        }
+        taken
+    }
+
+    fn shift(&mut self, delta: Millis) {
+        for (at, _) in self.due.values_mut() {
+            *at += delta;
+        }
+        self.queue = self.queue.iter().map(|(at, id)| (at + delta, *id)).collect();
+    }
+}

@@ -1,0 +1,475 @@
+//! The provider's HTTP: one POST that pays, one GET that asks, one that fetches.
+//!
+//! The three clients differ on purpose. The paying one neither retries, nor
+//! follows redirects, nor reuses an idle connection, each of which could send
+//! a POST twice. The fetching one follows redirects by hand, so that the key
+//! never leaves its origin.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{Client, RequestBuilder, Response, redirect};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use url::{Host, Url};
+
+use crate::job::{JobSpec, Millis};
+use crate::verdict::{Answer, Reply};
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most that is read of an answer that is not a video, in bytes.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+/// What a path segment may hold unescaped.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Where the provider is and how it is spoken to.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The address in front of `/v1/videos`.
+    pub base_url: Url,
+    /// Sent as a bearer token, to this origin only.
+    pub key: SecretString,
+    /// The value of `model`.
+    pub model: String,
+    /// How long a POST may take altogether.
+    pub post_timeout: Duration,
+    /// How long a GET of a task may take altogether.
+    pub poll_timeout: Duration,
+    /// How long a download may be without a byte.
+    pub idle_timeout: Duration,
+}
+
+/// The provider.
+pub struct Provider {
+    endpoint: Endpoint,
+    authorization: HeaderValue,
+    paying: Client,
+    asking: Client,
+    fetching: Client,
+}
+
+/// Why the HTTP clients could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client cannot be set up: {0}")]
+pub struct SetupError(String);
+
+/// Why bytes did not come.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct FetchError(pub String);
+
+/// The start of an answer whose body is still to come.
+pub struct Opened {
+    /// The status code.
+    pub status: u16,
+    /// The length that the server names for this body, in bytes.
+    pub length: Option<u64>,
+    /// First byte and total length of a partial answer, as `Content-Range` says.
+    pub range: Option<(u64, Option<u64>)>,
+    /// The `ETag`, if it is a strong validator.
+    pub validator: Option<String>,
+    /// Where a redirect points.
+    pub location: Option<String>,
+    /// The pause that the server asks for.
+    pub retry_after: Option<Millis>,
+    response: Response,
+    idle_timeout: Duration,
+}
+
+impl Opened {
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// The connection broke, or no byte came for `idle_timeout`.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+        match tokio::time::timeout(self.idle_timeout, self.response.chunk()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(error)) => Err(FetchError(chain(error))),
+            Err(_) => Err(FetchError(format!("no byte for {:?}", self.idle_timeout))),
+        }
+    }
+}
+
+impl Provider {
+    /// Sets up the three clients.
+    ///
+    /// # Errors
+    /// The system's certificates cannot be read, or the key is not a header value.
+    pub fn new(endpoint: Endpoint) -> Result<Provider, SetupError> {
+        // Fails only if one is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let setup = |error: reqwest::Error| SetupError(chain(error));
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", endpoint.key.expose_secret()))
+            .map_err(|_| SetupError("the key holds a character that a header cannot carry".to_owned()))?;
+        authorization.set_sensitive(true);
+        let builder = || {
+            Client::builder()
+                .user_agent(concat!("reelq/", env!("CARGO_PKG_VERSION")))
+                .redirect(redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .connect_timeout(CONNECT_TIMEOUT)
+        };
+        let paying = builder()
+            .http1_only()
+            .pool_max_idle_per_host(0)
+            .build()
+            .map_err(setup)?;
+        let asking = builder().build().map_err(setup)?;
+        let loopback = is_loopback(&endpoint.base_url);
+        let fetching = builder()
+            .dns_resolver(Arc::new(OuterResolver { loopback }))
+            .build()
+            .map_err(setup)?;
+        Ok(Provider {
+            endpoint,
+            authorization,
+            paying,
+            asking,
+            fetching,
+        })
+    }
+
+    /// Submits a job. This is the request that costs money: it is sent once.
+    /// The idempotency key names this very try, in case a gateway honours it.
+    pub async fn create(&self, spec: &JobSpec, idempotency_key: &str) -> Reply {
+        let body = json!({
+            "model": self.endpoint.model,
+            "prompt": spec.prompt,
+            "image_url": spec.image_url,
+            "duration": spec.duration,
+            "size": spec.size.as_str(),
+        });
+        let request = self
+            .paying
+            .post(self.address("v1/videos"))
+            .header(header::AUTHORIZATION, self.authorization.clone())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            .header("idempotency-key", idempotency_key)
+            .header("x-request-id", idempotency_key)
+            .timeout(self.endpoint.post_timeout)
+            .body(body.to_string());
+        exchange(request).await
+    }
+
+    /// Asks for a task.
+    pub async fn task(&self, task_id: &str) -> Reply {
+        let request = self
+            .asking
+            .get(self.task_address(task_id, ""))
+            .header(header::AUTHORIZATION, self.authorization.clone())
+            .header(header::ACCEPT, "application/json")
+            .header(header::CACHE_CONTROL, "no-cache")
+            .timeout(self.endpoint.poll_timeout);
+        exchange(request).await
+    }
+
+    /// A request that costs nothing and needs the key.
+    pub async fn probe(&self) -> Reply {
+        let request = self
+            .asking
+            .get(self.address("v1/models"))
+            .header(header::AUTHORIZATION, self.authorization.clone())
+            .header(header::ACCEPT, "application/json")
+            .timeout(self.endpoint.poll_timeout);
+        exchange(request).await
+    }
+
+    /// The address of a task's video at the provider itself.
+    pub fn content_address(&self, task_id: &str) -> Url {
+        self.task_address(task_id, "/content")
+    }
+
+    /// An address as the provider gave it, made absolute, if it may be fetched.
+    ///
+    /// # Errors
+    /// Not http(s), or a host that no video is served from.
+    pub fn video_address(&self, text: &str, base: Option<&Url>) -> Result<Url, String> {
+        let url = base
+            .unwrap_or(&self.endpoint.base_url)
+            .join(text)
+            .map_err(|error| format!("{text:?} is not an address: {error}"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(format!("{}: only http and https are fetched", url.scheme()));
+        }
+        let literal = match url.host() {
+            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
+            Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
+            Some(Host::Domain(_)) => None,
+            None => return Err(format!("{text:?} names no host")),
+        };
+        if literal.is_some_and(|ip| !is_outer(ip, is_loopback(&self.endpoint.base_url))) {
+            return Err(format!("{}: a host that is never fetched from", url.host_str().unwrap_or("")));
+        }
+        Ok(url)
+    }
+
+    /// Whether the key may be sent there: same scheme, host and port as the provider.
+    pub fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.endpoint.base_url.origin()
+    }
+
+    /// Asks for a file, from `offset` on if the content is still the one that
+    /// `validator` names. The key goes along only if `with_key`, and only to
+    /// the provider's own origin.
+    ///
+    /// # Errors
+    /// No connection, or no status line in time.
+    pub async fn open(
+        &self,
+        url: &Url,
+        with_key: bool,
+        resume: Option<(u64, &str)>,
+    ) -> Result<Opened, FetchError> {
+        let mut request = self
+            .fetching
+            .get(url.clone())
+            .header(header::ACCEPT, "video/mp4, */*;q=0.5")
+            .header(header::ACCEPT_ENCODING, "identity")
+            .header(header::CACHE_CONTROL, "no-cache");
+        if with_key && self.is_own(url) {
+            request = request.header(header::AUTHORIZATION, self.authorization.clone());
+        }
+        if let Some((offset, validator)) = resume {
+            request = request
+                .header(header::RANGE, format!("bytes={offset}-"))
+                .header(header::IF_RANGE, validator);
+        }
+        let idle_timeout = self.endpoint.idle_timeout;
+        let response = match tokio::time::timeout(idle_timeout + CONNECT_TIMEOUT, request.send()).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(FetchError(chain(error))),
+            Err(_) => return Err(FetchError(format!("no answer for {idle_timeout:?}"))),
+        };
+        let headers = response.headers();
+        let text = |name| text(headers, name);
+        Ok(Opened {
+            status: response.status().as_u16(),
+            length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
+            range: text(header::CONTENT_RANGE).and_then(|range| content_range(&range)),
+            validator: text(header::ETAG).filter(|tag| tag.starts_with('"')),
+            location: text(header::LOCATION),
+            retry_after: retry_after(headers),
+            response,
+            idle_timeout,
+        })
+    }
+
+    fn task_address(&self, task_id: &str, tail: &str) -> Url {
+        let id = utf8_percent_encode(task_id, SEGMENT);
+        self.address(&format!("v1/videos/{id}{tail}"))
+    }
+
+    fn address(&self, path: &str) -> Url {
+        let mut url = self.endpoint.base_url.clone();
+        let prefix = url.path().trim_end_matches('/');
+        let path = format!("{prefix}/{path}");
+        url.set_path(&path);
+        url
+    }
+}
+
+async fn exchange(request: RequestBuilder) -> Reply {
+    let mut response = match request.send().await {
+        Ok(response) => response,
+        Err(error) if error.is_connect() || error.is_builder() => return Reply::NotSent(chain(error)),
+        Err(error) => {
+            return Reply::Lost {
+                symptom: if error.is_timeout() { "timeout" } else { "broken" },
+                error: if error.is_timeout() {
+                    "the request was sent, but no answer came in time".to_owned()
+                } else {
+                    format!("the request was sent, but the connection broke: {}", chain(error))
+                },
+            };
+        }
+    };
+    let mut answer = Answer {
+        status: response.status().as_u16(),
+        retry_after: retry_after(response.headers()),
+        request_id: request_ids(response.headers()),
+        ..Answer::default()
+    };
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if answer.body.len() + chunk.len() <= MAX_ANSWER => {
+                answer.body.extend_from_slice(&chunk);
+            }
+            Ok(Some(_)) => {
+                answer.broken = Some(format!("longer than {MAX_ANSWER} bytes"));
+                break;
+            }
+            Ok(None) => break,
+            Err(error) => {
+                answer.broken = Some(chain(error));
+                break;
+            }
+        }
+    }
+    Reply::Answer(answer)
+}
+
+/// The causes of an error in one line, without the address, which may be signed.
+fn chain(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut words = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        let cause_words = cause.to_string();
+        if !words.contains(&cause_words) {
+            words.push_str(": ");
+            words.push_str(&cause_words);
+        }
+        source = cause.source();
+    }
+    words
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(|text| text.trim().to_owned())
+}
+
+/// Seconds only: the date form depends on two clocks that agree.
+fn retry_after(headers: &HeaderMap) -> Option<Millis> {
+    let seconds: f64 = ["retry-after", "llm_provider-retry-after"]
+        .iter()
+        .find_map(|name| headers.get(*name)?.to_str().ok()?.trim().parse().ok())?;
+    (seconds.is_finite() && seconds >= 0.0).then_some((seconds * 1_000.0) as Millis)
+}
+
+fn request_ids(headers: &HeaderMap) -> Option<String> {
+    let ids: Vec<String> = ["x-oneapi-request-id", "x-request-id", "x-litellm-call-id", "cf-ray"]
+        .iter()
+        .filter_map(|name| {
+            let value = headers.get(*name)?.to_str().ok()?;
+            Some(format!("{name}: {}", crate::verdict::shorten(value, 200)))
+        })
+        .collect();
+    (!ids.is_empty()).then(|| ids.join(", "))
+}
+
+/// `bytes 5-9/10` or `bytes 5-9/*`: the first byte and the total length.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes")?.trim().split_once('/')?;
+    let (first, _) = range.split_once('-')?;
+    Some((first.trim().parse().ok()?, total.trim().parse().ok()))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
+}
+
+/// A host that a video may come from. Link-local addresses serve a machine's own
+/// secrets; loopback is fine only if the provider itself is there.
+fn is_outer(ip: IpAddr, loopback: bool) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            !(ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
+                && (loopback || !ip.is_loopback())
+        }
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(mapped) => is_outer(IpAddr::V4(mapped), loopback),
+            None => {
+                !(ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast())
+                    && (loopback || !ip.is_loopback())
+            }
+        },
+    }
+}
+
+/// Names are judged by what they resolve to.
+struct OuterResolver {
+    loopback: bool,
+}
+
+impl reqwest::dns::Resolve for OuterResolver {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let loopback = self.loopback;
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0))
+                .await?
+                .filter(|address| is_outer(address.ip(), loopback))
+                .collect();
+            if found.is_empty() {
+                return Err(format!("{} has no address that is fetched from", name.as_str()).into());
+            }
+            Ok(Box::new(found.into_iter()) as reqwest::dns::Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn provider(base: &str) -> Provider {
+        Provider::new(Endpoint {
+            base_url: base.parse().unwrap(),
+            key: "k".to_owned().into(),
+            model: "m".to_owned(),
+            post_timeout: Duration::from_secs(1),
+            poll_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(1),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_task_id_stays_one_path_segment() {
+        let provider = provider("https://example.com/api/");
+        assert_eq!(
+            provider.content_address("sora-2:a/../b?c#d==").as_str(),
+            "https://example.com/api/v1/videos/sora-2%3Aa%2F..%2Fb%3Fc%23d%3D%3D/content"
+        );
+    }
+
+    #[test]
+    fn addresses_that_are_never_fetched() {
+        let provider = provider("https://example.com");
+        for refused in [
+            "file:///etc/passwd",
+            "ftp://example.com/a.mp4",
+            "data:video/mp4;base64,AAAA",
+            "http://169.254.169.254/latest",
+            "http://[fe80::1]/a.mp4",
+            "http://[::ffff:169.254.169.254]/a.mp4",
+            "http://127.0.0.1/a.mp4",
+            "http://0.0.0.0/a.mp4",
+        ] {
+            assert!(provider.video_address(refused, None).is_err(), "{refused}");
+        }
+        for (given, fetched) in [
+            ("/files/a.mp4", "https://example.com/files/a.mp4"),
+            ("https://cdn.example.net/a.mp4", "https://cdn.example.net/a.mp4"),
+            ("//cdn.example.net/a.mp4", "https://cdn.example.net/a.mp4"),
+        ] {
+            assert_eq!(provider.video_address(given, None).unwrap().as_str(), fetched);
+        }
+    }
+
+    #[test]
+    fn the_key_is_only_for_the_provider_s_origin() {
+        let provider = provider("https://example.com");
+        for (url, own) in [
+            ("https://example.com/x", true),
+            ("https://example.com:443/x", true),
+            ("https://example.com:444/x", false),
+            ("http://example.com/x", false),
+            ("https://cdn.example.com/x", false),
+        ] {
+            assert_eq!(provider.is_own(&url.parse().unwrap()), own, "{url}");
+        }
+    }
+}
