@@ -4,5 +4,6 @@
 //! the truth about both. `ARCHITECTURE.md` shows the map; the modules below
 //! stand in reading order.
 
+pub mod config;
 pub mod job;
 pub mod money;
