@@ -4,11 +4,24 @@
 //! the truth about both. `ARCHITECTURE.md` shows the map; the modules below
 //! stand in reading order.
 
+// Pure: values and decisions.
 pub mod budget;
 pub mod gate;
+pub mod intake;
 pub mod job;
 pub mod money;
-pub mod provider;
 pub mod step;
-pub mod store;
 pub mod verdict;
+
+// The rim: what reads and writes.
+pub mod clock;
+pub mod config;
+pub mod provider;
+pub mod store;
+
+// The daemon.
+pub mod engine;
+pub mod places;
+pub mod poller;
+pub mod scheduler;
+pub mod stats;
