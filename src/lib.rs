@@ -6,6 +6,7 @@
 
 pub mod budget;
 pub mod gate;
+pub mod intake;
 pub mod job;
 pub mod money;
 pub mod step;
