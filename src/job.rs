@@ -2,6 +2,7 @@
 //!
 //! Pure: nothing here reads a clock, a file or a socket.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -137,10 +138,7 @@ impl JobSpec {
         let mut faults = Vec::new();
         let mut check = |ok: bool, field: &'static str, rule: &str| {
             if !ok {
-                faults.push(FieldFault {
-                    field,
-                    reason: rule.to_owned(),
-                });
+                faults.push(FieldFault::new(field, rule));
             }
         };
         let name = |text: &str| !is_blank(text) && text.len() <= MAX_NAME;
@@ -215,15 +213,29 @@ fn is_json_object(text: &str) -> bool {
 /// One field of a job that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldFault {
-    /// The column's name.
-    pub field: &'static str,
-    /// What is allowed there.
+    /// The column's name, or the unknown name that was found in its place;
+    /// empty where the fault is in no single field.
+    pub field: Cow<'static, str>,
+    /// What is allowed there, as a sentence that the field's name begins.
     pub reason: String,
+}
+
+impl FieldFault {
+    /// A fault of this field, for this reason.
+    pub fn new(field: impl Into<Cow<'static, str>>, reason: impl Into<String>) -> FieldFault {
+        FieldFault {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
 }
 
 impl fmt::Display for FieldFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.field, self.reason)
+        if !self.field.is_empty() {
+            write!(f, "{} ", self.field)?;
+        }
+        f.write_str(&self.reason)
     }
 }
 
