@@ -216,19 +216,28 @@ impl Engine {
             stats,
         };
         for row in &engine.shown {
-            let saved = serde_json::from_str(&row.detail)
-                .ok()
-                .and_then(|detail: serde_json::Value| serde_json::from_value(detail["gate"].clone()).ok());
+            let saved =
+                serde_json::from_str(&row.detail)
+                    .ok()
+                    .and_then(|detail: serde_json::Value| {
+                        serde_json::from_value(detail["gate"].clone()).ok()
+                    });
             match (row.name.as_str(), saved) {
-                ("submit", Some(saved)) => engine.submit_gate = Gate::default().restored(saved, now),
+                ("submit", Some(saved)) => {
+                    engine.submit_gate = Gate::default().restored(saved, now)
+                }
                 ("poll", Some(saved)) => {
-                    engine.poll_gate = Gate::with_longest_pause(LONGEST_POLL_PAUSE).restored(saved, now);
+                    engine.poll_gate =
+                        Gate::with_longest_pause(LONGEST_POLL_PAUSE).restored(saved, now);
                 }
                 _ => {}
             }
         }
         engine.recover(now).await?;
-        engine.store.clamp_appointments(now + step::MAX_BACKOFF).await?;
+        engine
+            .store
+            .clamp_appointments(now + step::MAX_BACKOFF)
+            .await?;
         for id in engine.store.ids_in(State::Generating).await? {
             // Whole intervals from now: no task is asked sooner than it would have been without the stop.
             let interval = engine.limits.policy.interval;
@@ -303,7 +312,11 @@ impl Engine {
     }
 
     /// True if videos wait for a free download.
-    async fn claim_downloads(&mut self, now: Millis, acts: &mut Vec<Act>) -> Result<bool, EngineError> {
+    async fn claim_downloads(
+        &mut self,
+        now: Millis,
+        acts: &mut Vec<Act>,
+    ) -> Result<bool, EngineError> {
         let free = self.limits.downloads.saturating_sub(self.fetching.len());
         let in_hand: Vec<JobId> = self.fetching.iter().copied().collect();
         let mut jobs = self
@@ -345,7 +358,8 @@ impl Engine {
                 acts.push(Act::Poll(Box::new(job)));
             } else {
                 // It belongs to another base URL or key, and is never asked for elsewhere.
-                self.schedule.set_foreign(job.id, now + self.limits.policy.slow_interval);
+                self.schedule
+                    .set_foreign(job.id, now + self.limits.policy.slow_interval);
             }
         }
         self.foreign = self.schedule.foreign.len();
@@ -425,7 +439,8 @@ impl Engine {
             if self.submit_gate.closed().is_some() {
                 self.submit_trial = Some(job.id);
             }
-            let idempotency_key = format!("reelq-{}-{}-{}", self.store.queue_id(), job.id, job.attempt);
+            let idempotency_key =
+                format!("reelq-{}-{}-{}", self.store.queue_id(), job.id, job.attempt);
             acts.push(Act::Post {
                 job: Box::new(job),
                 idempotency_key,
@@ -435,10 +450,16 @@ impl Engine {
     }
 
     fn rate_left(&mut self, now: Millis) -> u32 {
-        while self.starts.front().is_some_and(|start| now - start >= MINUTE) {
+        while self
+            .starts
+            .front()
+            .is_some_and(|start| now - start >= MINUTE)
+        {
             self.starts.pop_front();
         }
-        self.limits.rate_per_minute.saturating_sub(self.starts.len() as u32)
+        self.limits
+            .rate_per_minute
+            .saturating_sub(self.starts.len() as u32)
     }
 
     fn hold_back(&mut self, name: &'static str, message: String, now: Millis) {
@@ -528,7 +549,12 @@ impl Engine {
         }
     }
 
-    async fn polled(&mut self, job: &Job, verdict: PollVerdict, now: Millis) -> Result<(), EngineError> {
+    async fn polled(
+        &mut self,
+        job: &Job,
+        verdict: PollVerdict,
+        now: Millis,
+    ) -> Result<(), EngineError> {
         self.polling.remove(&job.id);
         let trial = self.poll_trial.take_if(|id| *id == job.id).is_some();
         self.stats.polled(&verdict);
@@ -550,7 +576,8 @@ impl Engine {
         if self.poll_gate.open(true).is_some() {
             tracing::info!("polling goes on");
         }
-        self.schedule.set(job.id, self.limits.policy.next_poll(job, now));
+        self.schedule
+            .set(job.id, self.limits.policy.next_poll(job, now));
         self.judge(job, event, now);
         Ok(())
     }
@@ -584,7 +611,9 @@ impl Engine {
                 self.stats.saved(job, &file, now);
                 Event::Saved { file, note }
             }
-            Fetched::Interrupted { reason, advanced } => Event::FetchInterrupted { reason, advanced },
+            Fetched::Interrupted { reason, advanced } => {
+                Event::FetchInterrupted { reason, advanced }
+            }
             Fetched::Unusable { reason, urls } => Event::VideoUnusable { reason, urls },
             Fetched::Stopped => return Ok(()),
             Fetched::SyncFailed(reason) => return Err(EngineError::Sync(reason)),
@@ -707,7 +736,8 @@ impl Engine {
             return Ok(false);
         }
         let counts = self.store.moving(&self.endpoint).await?;
-        let waits_for_person = self.paused || self.hold.as_ref().is_some_and(|hold| hold.name == "budget");
+        let waits_for_person =
+            self.paused || self.hold.as_ref().is_some_and(|hold| hold.name == "budget");
         Ok(counts.under_way == 0 && (counts.pending == 0 || waits_for_person))
     }
 
@@ -741,7 +771,8 @@ impl Engine {
                 name: hold.name.to_owned(),
                 since: hold.since,
                 until: None,
-                detail: json!({ "cause": hold.name, "message": hold.message, "advice": "" }).to_string(),
+                detail: json!({ "cause": hold.name, "message": hold.message, "advice": "" })
+                    .to_string(),
             });
         }
         if self.foreign > 0 {
@@ -871,6 +902,10 @@ impl Schedule {
         for (at, _) in self.due.values_mut() {
             *at += delta;
         }
-        self.queue = self.queue.iter().map(|(at, id)| (at + delta, *id)).collect();
+        self.queue = self
+            .queue
+            .iter()
+            .map(|(at, id)| (at + delta, *id))
+            .collect();
     }
 }

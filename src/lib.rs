@@ -10,6 +10,7 @@ pub mod gate;
 pub mod intake;
 pub mod job;
 pub mod money;
+pub mod naming;
 pub mod step;
 pub mod verdict;
 
@@ -17,6 +18,7 @@ pub mod verdict;
 pub mod clock;
 pub mod config;
 pub mod provider;
+pub mod sink;
 pub mod store;
 
 // The daemon.

@@ -27,7 +27,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
 /// What a path segment may hold unescaped.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
 
 /// Where the provider is and how it is spoken to.
 #[derive(Clone, Debug)]
@@ -106,8 +110,10 @@ impl Provider {
         // Fails only if one is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let setup = |error: reqwest::Error| SetupError(chain(error));
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", endpoint.key.expose_secret()))
-            .map_err(|_| SetupError("the key holds a character that a header cannot carry".to_owned()))?;
+        let mut authorization =
+            HeaderValue::from_str(&format!("Bearer {}", endpoint.key.expose_secret())).map_err(
+                |_| SetupError("the key holds a character that a header cannot carry".to_owned()),
+            )?;
         authorization.set_sensitive(true);
         let builder = || {
             Client::builder()
@@ -206,7 +212,10 @@ impl Provider {
             None => return Err(format!("{text:?} names no host")),
         };
         if literal.is_some_and(|ip| !is_outer(ip, is_loopback(&self.endpoint.base_url))) {
-            return Err(format!("{}: a host that is never fetched from", url.host_str().unwrap_or("")));
+            return Err(format!(
+                "{}: a host that is never fetched from",
+                url.host_str().unwrap_or("")
+            ));
         }
         Ok(url)
     }
@@ -243,11 +252,12 @@ impl Provider {
                 .header(header::IF_RANGE, validator);
         }
         let idle_timeout = self.endpoint.idle_timeout;
-        let response = match tokio::time::timeout(idle_timeout + CONNECT_TIMEOUT, request.send()).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(FetchError(chain(error))),
-            Err(_) => return Err(FetchError(format!("no answer for {idle_timeout:?}"))),
-        };
+        let response =
+            match tokio::time::timeout(idle_timeout + CONNECT_TIMEOUT, request.send()).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => return Err(FetchError(chain(error))),
+                Err(_) => return Err(FetchError(format!("no answer for {idle_timeout:?}"))),
+            };
         let headers = response.headers();
         let text = |name| text(headers, name);
         Ok(Opened {
@@ -279,14 +289,23 @@ impl Provider {
 async fn exchange(request: RequestBuilder) -> Reply {
     let mut response = match request.send().await {
         Ok(response) => response,
-        Err(error) if error.is_connect() || error.is_builder() => return Reply::NotSent(chain(error)),
+        Err(error) if error.is_connect() || error.is_builder() => {
+            return Reply::NotSent(chain(error));
+        }
         Err(error) => {
             return Reply::Lost {
-                symptom: if error.is_timeout() { "timeout" } else { "broken" },
+                symptom: if error.is_timeout() {
+                    "timeout"
+                } else {
+                    "broken"
+                },
                 error: if error.is_timeout() {
                     "the request was sent, but no answer came in time".to_owned()
                 } else {
-                    format!("the request was sent, but the connection broke: {}", chain(error))
+                    format!(
+                        "the request was sent, but the connection broke: {}",
+                        chain(error)
+                    )
                 },
             };
         }
@@ -333,7 +352,11 @@ fn chain(error: reqwest::Error) -> String {
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(|text| text.trim().to_owned())
+    headers
+        .get(name)?
+        .to_str()
+        .ok()
+        .map(|text| text.trim().to_owned())
 }
 
 /// Seconds only: the date form depends on two clocks that agree.
@@ -345,13 +368,18 @@ fn retry_after(headers: &HeaderMap) -> Option<Millis> {
 }
 
 fn request_ids(headers: &HeaderMap) -> Option<String> {
-    let ids: Vec<String> = ["x-oneapi-request-id", "x-request-id", "x-litellm-call-id", "cf-ray"]
-        .iter()
-        .filter_map(|name| {
-            let value = headers.get(*name)?.to_str().ok()?;
-            Some(format!("{name}: {}", crate::verdict::shorten(value, 200)))
-        })
-        .collect();
+    let ids: Vec<String> = [
+        "x-oneapi-request-id",
+        "x-request-id",
+        "x-litellm-call-id",
+        "cf-ray",
+    ]
+    .iter()
+    .filter_map(|name| {
+        let value = headers.get(*name)?.to_str().ok()?;
+        Some(format!("{name}: {}", crate::verdict::shorten(value, 200)))
+    })
+    .collect();
     (!ids.is_empty()).then(|| ids.join(", "))
 }
 
@@ -403,7 +431,9 @@ impl reqwest::dns::Resolve for OuterResolver {
                 .filter(|address| is_outer(address.ip(), loopback))
                 .collect();
             if found.is_empty() {
-                return Err(format!("{} has no address that is fetched from", name.as_str()).into());
+                return Err(
+                    format!("{} has no address that is fetched from", name.as_str()).into(),
+                );
             }
             Ok(Box::new(found.into_iter()) as reqwest::dns::Addrs)
         })
@@ -452,10 +482,16 @@ mod tests {
         }
         for (given, fetched) in [
             ("/files/a.mp4", "https://example.com/files/a.mp4"),
-            ("https://cdn.example.net/a.mp4", "https://cdn.example.net/a.mp4"),
+            (
+                "https://cdn.example.net/a.mp4",
+                "https://cdn.example.net/a.mp4",
+            ),
             ("//cdn.example.net/a.mp4", "https://cdn.example.net/a.mp4"),
         ] {
-            assert_eq!(provider.video_address(given, None).unwrap().as_str(), fetched);
+            assert_eq!(
+                provider.video_address(given, None).unwrap().as_str(),
+                fetched
+            );
         }
     }
 

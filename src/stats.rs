@@ -33,8 +33,12 @@ impl Default for Stats {
             submissions: Family::default(),
             polls: Family::default(),
             downloaded_bytes: Counter::default(),
-            enqueue_to_submit: Histogram::new([0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0]),
-            generation: Histogram::new([5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 7_200.0]),
+            enqueue_to_submit: Histogram::new([
+                0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0,
+            ]),
+            generation: Histogram::new([
+                5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 7_200.0,
+            ]),
             download: Histogram::new([0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0]),
         };
         stats.registered()
@@ -49,7 +53,11 @@ impl Stats {
             "POSTs by how they ended",
             self.submissions.clone(),
         );
-        r.register("reelq_polls", "Polls by what they taught", self.polls.clone());
+        r.register(
+            "reelq_polls",
+            "Polls by what they taught",
+            self.polls.clone(),
+        );
         r.register(
             "reelq_downloaded_bytes",
             "Bytes of verified videos",
