@@ -111,8 +111,11 @@ pub enum Fetched {
         /// Where the task said last that it is.
         urls: Vec<String>,
     },
-    /// Stopped on purpose; the partial file is kept.
-    Stopped,
+    /// Something of another's lies at its place.
+    Displaced {
+        /// What lies there.
+        reason: String,
+    },
     /// The disk did not confirm what was written: the daemon must stop.
     SyncFailed(String),
 }
@@ -489,7 +492,7 @@ impl Engine {
             match report {
                 Report::Posted(job, verdict) => self.posted(&job, verdict, now),
                 Report::Polled(job, verdict) => self.polled(&job, verdict, now).await?,
-                Report::Fetched(job, fetched) => self.fetched(&job, fetched, now)?,
+                Report::Fetched(job, fetched) => self.fetched(&job, fetched, now).await?,
                 Report::Probed(result) => {
                     self.probing = false;
                     match result {
@@ -567,10 +570,16 @@ impl Engine {
             PollVerdict::NotFound { message } => Event::TaskNotFound { message },
             PollVerdict::Failed { message } => Event::TaskFailed { message },
             PollVerdict::Expired { message } => Event::TaskExpired { message },
-            PollVerdict::Completed { urls } => Event::Completed {
-                urls,
-                target: self.target_of(job, now).await?,
-            },
+            PollVerdict::Completed { urls } => {
+                let target = match &job.target {
+                    Some(target) => Some(target.clone()),
+                    None => self.target_of(job, now).await?,
+                };
+                match target {
+                    Some(target) => Event::Completed { urls, target },
+                    None => Event::Running { progress: None },
+                }
+            }
         };
         self.poll_faults_in_row = 0;
         if self.poll_gate.open(true).is_some() {
@@ -604,7 +613,12 @@ impl Engine {
         }
     }
 
-    fn fetched(&mut self, job: &Job, fetched: Fetched, now: Millis) -> Result<(), EngineError> {
+    async fn fetched(
+        &mut self,
+        job: &Job,
+        fetched: Fetched,
+        now: Millis,
+    ) -> Result<(), EngineError> {
         self.fetching.remove(&job.id);
         let event = match fetched {
             Fetched::Saved { file, note } => {
@@ -615,30 +629,42 @@ impl Engine {
                 Event::FetchInterrupted { reason, advanced }
             }
             Fetched::Unusable { reason, urls } => Event::VideoUnusable { reason, urls },
-            Fetched::Stopped => return Ok(()),
+            Fetched::Displaced { reason } => match self.target_of(job, now).await? {
+                Some(target) => Event::Displaced { reason, target },
+                None => Event::FetchInterrupted {
+                    reason,
+                    advanced: false,
+                },
+            },
             Fetched::SyncFailed(reason) => return Err(EngineError::Sync(reason)),
         };
         self.judge(job, event, now);
         Ok(())
     }
 
-    /// The path that a job's video gets: free on disk and reserved by no other job.
-    async fn target_of(&self, job: &Job, now: Millis) -> Result<String, EngineError> {
-        if let Some(target) = &job.target {
-            return Ok(target.clone());
-        }
-        for nth in 0.. {
-            let path: PathBuf = self.places.candidate(job, nth, now);
+    /// The path that a job's video gets: free on disk and reserved by no other
+    /// job. `None`: the folder cannot be looked at now.
+    async fn target_of(&self, job: &Job, now: Millis) -> Result<Option<String>, EngineError> {
+        let mut taken: HashSet<PathBuf> = job.target.iter().map(PathBuf::from).collect();
+        taken.extend(
+            self.unsaved
+                .iter()
+                .filter_map(|t| t.job.target.as_deref().map(PathBuf::from)),
+        );
+        loop {
+            let path = match self.places.reserve(job, &taken, now) {
+                Ok(path) => path,
+                Err(error) => {
+                    tracing::warn!(job = job.id, %error, "no place for its video yet");
+                    return Ok(None);
+                }
+            };
             let text = path.to_string_lossy().into_owned();
-            let taken = |t: &Transition| t.job.target.as_deref() == Some(text.as_str());
-            if !self.places.is_taken(&path)
-                && !self.unsaved.iter().any(taken)
-                && !self.store.is_target_taken(&text).await?
-            {
-                return Ok(text);
+            if !self.store.is_target_taken(&text).await? {
+                return Ok(Some(text));
             }
+            taken.insert(path);
         }
-        unreachable!("there is always a next candidate")
     }
 
     fn judge(&mut self, job: &Job, event: Event, now: Millis) {
@@ -735,10 +761,10 @@ impl Engine {
         {
             return Ok(false);
         }
-        let counts = self.store.moving(&self.endpoint).await?;
+        let moving = self.store.moving(&self.endpoint).await?;
         let waits_for_person =
             self.paused || self.hold.as_ref().is_some_and(|hold| hold.name == "budget");
-        Ok(counts.under_way == 0 && (counts.pending == 0 || waits_for_person))
+        Ok(!moving.under_way && (!moving.pending || waits_for_person))
     }
 
     /// Nothing of ours is on the wire.

@@ -582,6 +582,13 @@ pub enum Event {
         /// Something new was stored, so the next try follows soon.
         advanced: bool,
     },
+    /// Something of another's lies where its file should go.
+    Displaced {
+        /// What lies there.
+        reason: String,
+        /// The absolute path reserved instead.
+        target: String,
+    },
     /// Every known place answered, and none with a usable video.
     VideoUnusable {
         /// What the places answered.
@@ -620,6 +627,7 @@ impl Event {
             Event::TaskExpired { .. } => "task_expired",
             Event::Saved { .. } => "saved",
             Event::FetchInterrupted { .. } => "fetch_interrupted",
+            Event::Displaced { .. } => "displaced",
             Event::VideoUnusable { .. } => "video_unusable",
             Event::Retried => "retried",
             Event::Cancelled => "cancelled",

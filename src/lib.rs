@@ -10,6 +10,7 @@ pub mod gate;
 pub mod intake;
 pub mod job;
 pub mod money;
+pub mod mp4;
 pub mod naming;
 pub mod step;
 pub mod verdict;
@@ -22,6 +23,8 @@ pub mod sink;
 pub mod store;
 
 // The daemon.
+pub mod daemon;
+pub mod downloader;
 pub mod engine;
 pub mod places;
 pub mod poller;

@@ -1,19 +1,22 @@
 //! Where a job's video goes: the configured folder and template, and what is
 //! taken there already.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::io;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::job::{Job, Millis};
 use crate::naming::{Fields, Template};
+use crate::sink::Sink;
 
 /// The download folder and how files are named in it.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// Absolute.
-    pub dir: PathBuf,
+    /// Knows what lies on disk.
+    pub sink: Sink,
     /// `download.name`.
     pub template: Template,
     /// Decides which calendar day `{date}` is.
@@ -21,9 +24,11 @@ pub struct Places {
 }
 
 impl Places {
-    /// The path that the template gives, and for `nth > 0` one with a suffix that
-    /// tells it from other jobs' and earlier files.
-    pub fn candidate(&self, job: &Job, nth: u32, now: Millis) -> PathBuf {
+    /// The first path for a job's video that is free on disk and not `taken`.
+    ///
+    /// # Errors
+    /// What the file system says, with the path.
+    pub fn reserve(&self, job: &Job, taken: &HashSet<PathBuf>, now: Millis) -> io::Result<PathBuf> {
         let date = date_of(job.submitted_at.unwrap_or(now), &self.timezone);
         let fields = Fields {
             batch: &job.spec.batch,
@@ -32,16 +37,8 @@ impl Places {
             task_id: job.task_id.as_deref().unwrap_or("none"),
             date: &date,
         };
-        let name = self.template.render(&fields);
-        match nth {
-            0 => self.dir.join(name),
-            n => self.dir.join(crate::naming::with_suffix(&name, job.id, n)),
-        }
-    }
-
-    /// Whether something lies at a path, or a download towards it.
-    pub fn is_taken(&self, path: &Path) -> bool {
-        crate::sink::is_taken(path)
+        self.sink
+            .reserve(&self.template, &fields, |path| taken.contains(path))
     }
 }
 

@@ -77,12 +77,12 @@ pub struct Opened {
     pub length: Option<u64>,
     /// First byte and total length of a partial answer, as `Content-Range` says.
     pub range: Option<(u64, Option<u64>)>,
-    /// The `ETag`, if it is a strong validator.
+    /// The `ETag`, if it is quoted and not weak.
     pub validator: Option<String>,
+    /// Scheme and host of the server: the rest of a link may be signed.
+    pub host: String,
     /// Where a redirect points.
     pub location: Option<String>,
-    /// The pause that the server asks for.
-    pub retry_after: Option<Millis>,
     response: Response,
     idle_timeout: Duration,
 }
@@ -264,9 +264,10 @@ impl Provider {
             status: response.status().as_u16(),
             length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
             range: text(header::CONTENT_RANGE).and_then(|range| content_range(&range)),
-            validator: text(header::ETAG).filter(|tag| tag.starts_with('"')),
+            validator: text(header::ETAG)
+                .filter(|tag| tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"')),
+            host: url.origin().ascii_serialization(),
             location: text(header::LOCATION),
-            retry_after: retry_after(headers),
             response,
             idle_timeout,
         })

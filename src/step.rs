@@ -274,6 +274,11 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
             next.note = Some(reason.clone());
             detail = Some(reason);
         }
+        (State::Downloading, Event::Displaced { reason, target }) => {
+            next.target = Some(target);
+            next.due_at = None;
+            detail = Some(reason);
+        }
         (State::Downloading, Event::VideoUnusable { reason, urls }) => {
             next.faults += 1;
             next.video_urls = urls;

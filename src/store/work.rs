@@ -71,13 +71,13 @@ pub enum Edited {
     Missing(JobId),
 }
 
-/// Jobs that are not settled.
+/// Whether there are jobs that are not settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moving {
     /// Not submitted yet.
-    pub pending: u64,
+    pub pending: bool,
     /// Submitting, generating or downloading.
-    pub under_way: u64,
+    pub under_way: bool,
 }
 
 impl Store {
@@ -282,23 +282,21 @@ impl Store {
             .map_err(|e| self.judge(e))
     }
 
-    /// How many jobs could still move by themselves, with tasks of one endpoint.
+    /// Whether jobs could still move by themselves, with tasks of one endpoint.
     pub async fn moving(&self, endpoint: &str) -> Result<Moving, StoreError> {
         let mut writer = self.writer.lock().await;
-        let (pending, under_way): (i64, i64) = sqlx::query_as(
-            "SELECT (SELECT count(*) FROM jobs WHERE state = 'pending'), \
-             (SELECT count(*) FROM jobs WHERE state = 'submitting') \
-             + (SELECT count(*) FROM jobs WHERE state = 'generating' AND endpoint = ?1) \
-             + (SELECT count(*) FROM jobs WHERE state = 'downloading' AND endpoint = ?1)",
+        let (pending, under_way): (bool, bool) = sqlx::query_as(
+            "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NULL) \
+             OR EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NOT NULL), \
+             EXISTS (SELECT 1 FROM jobs WHERE state = 'submitting') \
+             OR EXISTS (SELECT 1 FROM jobs WHERE state = 'generating' AND endpoint = ?1) \
+             OR EXISTS (SELECT 1 FROM jobs WHERE state = 'downloading' AND endpoint = ?1)",
         )
         .bind(endpoint)
         .fetch_one(&mut *writer)
         .await
         .map_err(|e| self.judge(e))?;
-        Ok(Moving {
-            pending: pending.unsigned_abs(),
-            under_way: under_way.unsigned_abs(),
-        })
+        Ok(Moving { pending, under_way })
     }
 
     /// When the POSTs since a time were begun, oldest first; feeds the rate limit after a start.

@@ -1,0 +1,399 @@
+//! The one loop: claim, act, judge, commit. It waits; the engine decides.
+//!
+//! A wake-up is only a hint to look at the table sooner: an answer came in,
+//! another process committed, or the next appointment is due.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::clock::{Clock, JumpWatch};
+use crate::downloader::{self, Downloads};
+use crate::engine::{Act, Engine, EngineError, Report, Surroundings};
+use crate::job::Millis;
+use crate::places;
+use crate::provider::Provider;
+use crate::store::Store;
+use crate::{poller, scheduler, verdict};
+
+/// How often another process's commit is looked for.
+const WATCH: Duration = Duration::from_millis(50);
+
+/// The pause after a commit that the disk or another process refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a stop goes on trying to commit answers that are already here.
+const LAST_COMMITS: Duration = Duration::from_secs(20);
+
+/// How long a second look at the queue takes at most, in milliseconds.
+const LONGEST_SLEEP: Millis = 30_000;
+
+/// The log is complained about when it is longer than this, in bytes.
+const WAL_ALARM: u64 = 512 * 1024 * 1024;
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// A signal, or the caller.
+    Stopped,
+    /// Nothing was left that could move.
+    Idle,
+}
+
+/// Why the loop broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The store or the disk.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// An act panicked: a bug. The table is as it was; a restart goes on from it.
+    #[error("a worker broke off: {0}; start reelq again: it goes on from the table")]
+    Worker(#[from] JoinError),
+}
+
+/// What the loop needs.
+pub struct Daemon {
+    /// Decides.
+    pub engine: Engine,
+    /// The queue, to be watched for foreign commits.
+    pub store: Arc<Store>,
+    /// Asked and paid.
+    pub provider: Arc<Provider>,
+    /// Where videos go.
+    pub downloads: Arc<Downloads>,
+    /// The time.
+    pub clock: Arc<Clock>,
+    /// Of the budget's calendar day.
+    pub timezone: TimeZone,
+    /// End when nothing is left that could move.
+    pub until_idle: bool,
+    /// Wakes the loop after a commit in this process.
+    pub wake: Arc<Notify>,
+    /// Stops the loop, like a signal; notified twice, without waiting.
+    pub stop: Arc<Notify>,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self, stop: &Notify) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            () = stop.notified() => {}
+        }
+    }
+}
+
+/// The acts under way. POSTs apart: a stop waits for them and for nothing else.
+#[derive(Default)]
+struct Workers {
+    posts: JoinSet<Report>,
+    others: JoinSet<Report>,
+}
+
+impl Workers {
+    /// The next report, and every other that is ready with it.
+    async fn next(&mut self) -> Result<Vec<Report>, JoinError> {
+        let mut reports = vec![tokio::select! {
+            Some(report) = self.posts.join_next() => report?,
+            Some(report) = self.others.join_next() => report?,
+            else => std::future::pending().await,
+        }];
+        while let Some(report) = self.posts.try_join_next() {
+            reports.push(report?);
+        }
+        while let Some(report) = self.others.try_join_next() {
+            reports.push(report?);
+        }
+        Ok(reports)
+    }
+}
+
+impl Daemon {
+    /// Runs until a signal, the caller's stop or, if asked for, an idle queue.
+    ///
+    /// # Errors
+    /// What a restart has to mend: a failed sync, a damaged database. A locked
+    /// database and a full disk are waited for.
+    pub async fn run(mut self) -> Result<Ending, DaemonError> {
+        // Without handlers a file at its size limit would kill the process instead of failing the write.
+        let _size_limit = signal(SignalKind::from_raw(25));
+        let mut signals =
+            Signals::listen().map_err(|error| EngineError::Sync(error.to_string()))?;
+        let mut workers = Workers::default();
+        let mut tick = interval(WATCH);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut jumps = JumpWatch::new(&self.clock);
+        let mut keeper = Keeper::new(&self.store);
+        let mut seen = None;
+        let mut wake_at = 0;
+        let mut trouble = Trouble::default();
+        notify(&[NotifyState::Ready]);
+
+        loop {
+            let mut reports = Vec::new();
+            let mut look = false;
+            tokio::select! {
+                () = signals.next(&self.stop) => {
+                    return self.drain(workers, signals).await.map(|()| Ending::Stopped);
+                }
+                ready = workers.next() => {
+                    reports = ready?;
+                    look = true;
+                }
+                () = self.wake.notified() => look = true,
+                _ = tick.tick() => {
+                    keeper.tick();
+                    if trouble.is_waiting() {
+                        continue;
+                    }
+                    match self.store.data_version().await {
+                        Ok(version) if seen != Some(version) => {
+                            match self.engine.refresh(self.clock.now()).await {
+                                Ok(()) => seen = Some(version),
+                                Err(error) => trouble.met(error)?,
+                            }
+                            look = true;
+                        }
+                        Ok(_) => {}
+                        Err(error) => trouble.met(error.into())?,
+                    }
+                    if let Some(delta) = jumps.jump(&self.clock) {
+                        tracing::warn!(seconds = delta / 1_000, "the wall clock jumped; appointments move along");
+                        if let Err(error) = self.engine.clock_jumped(delta).await {
+                            trouble.met(error)?;
+                        }
+                        look = true;
+                    }
+                    look |= self.clock.now() >= wake_at || trouble.is_over();
+                }
+            }
+            if !look {
+                continue;
+            }
+            match self.turn(reports, &mut workers).await {
+                Ok(next) => {
+                    trouble.clear();
+                    wake_at = next;
+                }
+                Err(error) => trouble.met(error)?,
+            }
+            if self.until_idle && workers.posts.is_empty() && workers.others.is_empty() {
+                match self.engine.is_idle().await {
+                    Ok(true) => return Ok(Ending::Idle),
+                    Ok(false) => {}
+                    Err(error) => trouble.met(error)?,
+                }
+            }
+        }
+    }
+
+    /// Commits what came back, claims what is due, and starts it.
+    async fn turn(
+        &mut self,
+        reports: Vec<Report>,
+        workers: &mut Workers,
+    ) -> Result<Millis, EngineError> {
+        let now = self.clock.now();
+        self.engine.settle(reports, now).await?;
+        let around = Surroundings {
+            now,
+            day_start: places::day_start(now, &self.timezone),
+            free_space: self.downloads.free_space(),
+            submit: true,
+        };
+        for act in self.engine.claim(&around).await? {
+            self.start(act, workers);
+        }
+        let next = self.engine.next_wake(now).await?;
+        Ok(next.unwrap_or(Millis::MAX).min(now + LONGEST_SLEEP))
+    }
+
+    fn start(&self, act: Act, workers: &mut Workers) {
+        let provider = Arc::clone(&self.provider);
+        match act {
+            Act::Post {
+                job,
+                idempotency_key,
+            } => {
+                workers.posts.spawn(async move {
+                    let verdict = scheduler::submit(&provider, &job, &idempotency_key).await;
+                    Report::Posted(job, verdict)
+                });
+            }
+            Act::Poll(job) => {
+                workers.others.spawn(async move {
+                    let verdict = poller::poll(&provider, &job).await;
+                    Report::Polled(job, verdict)
+                });
+            }
+            Act::Fetch(job) => {
+                let downloads = Arc::clone(&self.downloads);
+                workers.others.spawn(async move {
+                    let fetched = downloader::fetch(&provider, &downloads, &job).await;
+                    Report::Fetched(job, fetched)
+                });
+            }
+            Act::Probe => {
+                workers.others.spawn(async move {
+                    Report::Probed(verdict::judge_probe(provider.probe().await))
+                });
+            }
+        }
+    }
+
+    /// Starts nothing new, lets the POSTs on the wire be answered, and commits
+    /// the answers. A second signal does not wait for them: their ends are unknown.
+    async fn drain(
+        mut self,
+        mut workers: Workers,
+        mut signals: Signals,
+    ) -> Result<(), DaemonError> {
+        notify(&[NotifyState::Stopping]);
+        let posts = workers.posts.len();
+        if posts > 0 {
+            tracing::info!(posts, "stopping; waiting for the requests on the wire");
+        } else {
+            tracing::info!("stopping");
+        }
+        // Dropped in the middle, a download keeps its partial file and a poll has learned nothing.
+        let mut reports = Vec::new();
+        while let Some(ready) = workers.others.try_join_next() {
+            reports.push(ready?);
+        }
+        workers.others.abort_all();
+        while let Some(ended) = workers.others.join_next().await {
+            reports.extend(ended.ok());
+        }
+        let mut deadline = None;
+        loop {
+            let saved = self
+                .engine
+                .settle(std::mem::take(&mut reports), self.clock.now())
+                .await;
+            if let Err(error) = saved {
+                if !is_passing(&error) || deadline.is_some_and(|at| Instant::now() >= at) {
+                    return Err(error.into());
+                }
+                deadline.get_or_insert_with(|| Instant::now() + LAST_COMMITS);
+            } else if workers.posts.is_empty() {
+                return Ok(());
+            }
+            // systemd extends its own limit as long as it hears that we are at it.
+            notify(&[NotifyState::ExtendTimeoutUsec(10_000_000)]);
+            tokio::select! {
+                biased;
+                () = signals.next(&self.stop) => {
+                    tracing::warn!(posts = workers.posts.len(), "stopping at once; those requests stay unconfirmed");
+                    return Ok(());
+                }
+                Some(report) = workers.posts.join_next() => reports.push(report?),
+                () = tokio::time::sleep(REFUSED_PAUSE) => {}
+            }
+        }
+    }
+}
+
+/// A commit or a look that the database refused for now: said once, tried again.
+#[derive(Default)]
+struct Trouble {
+    until: Option<Instant>,
+    said: bool,
+}
+
+impl Trouble {
+    fn met(&mut self, error: EngineError) -> Result<(), EngineError> {
+        if !is_passing(&error) {
+            return Err(error);
+        }
+        if !self.said {
+            tracing::error!(%error, "waiting; nothing new is submitted until this is mended");
+            self.said = true;
+        }
+        self.until = Some(Instant::now() + REFUSED_PAUSE);
+        Ok(())
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn is_over(&self) -> bool {
+        self.until.is_some() && !self.is_waiting()
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.said) {
+            tracing::info!("the database takes commits again");
+        }
+        self.until = None;
+    }
+}
+
+fn is_passing(error: &EngineError) -> bool {
+    matches!(error, EngineError::Store(error) if error.is_passing())
+}
+
+/// What has to be done now and then: the watchdog, and a look at the log's length.
+struct Keeper {
+    watchdog: Option<Duration>,
+    fed: Instant,
+    looked: Instant,
+    wal: std::path::PathBuf,
+}
+
+impl Keeper {
+    fn new(store: &Store) -> Keeper {
+        let mut wal = store.path().as_os_str().to_owned();
+        wal.push("-wal");
+        Keeper {
+            watchdog: sd_notify::watchdog_enabled().map(|limit| limit / 3),
+            fed: Instant::now(),
+            looked: Instant::now(),
+            wal: wal.into(),
+        }
+    }
+
+    fn tick(&mut self) {
+        if self
+            .watchdog
+            .is_some_and(|pause| self.fed.elapsed() >= pause)
+        {
+            self.fed = Instant::now();
+            notify(&[NotifyState::Watchdog]);
+        }
+        if self.looked.elapsed() >= Duration::from_secs(60) {
+            self.looked = Instant::now();
+            // A look at the length opens no descriptor, which would drop SQLite's locks.
+            let length = std::fs::metadata(&self.wal).map_or(0, |meta| meta.len());
+            if length > WAL_ALARM {
+                tracing::warn!(
+                    bytes = length,
+                    "the database's log grows: some program keeps a read transaction open"
+                );
+            }
+        }
+    }
+}
+
+/// Tells the service manager; without one there is nobody to tell.
+fn notify(state: &[NotifyState]) {
+    let _ = sd_notify::notify(state);
+}

@@ -1,0 +1,548 @@
+//! Acts on downloading jobs: bytes to a verified file.
+//!
+//! A job's video may be had from several places, tried one after the other:
+//! the links that the task named, the links that it names when asked anew, and
+//! the provider's own `/content`. Every byte is judged by the file itself.
+
+use std::collections::{HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+
+use url::Url;
+
+use crate::engine::Fetched;
+use crate::job::{Job, SavedFile};
+use crate::mp4::Movie;
+use crate::provider::{Opened, Provider};
+use crate::sink::{Origin, Partial, Resume, Sink, SinkError};
+use crate::verdict::{self, PollVerdict};
+
+/// Redirects and JSON answers that are followed for one place.
+const MAX_HOPS: usize = 10;
+
+/// The most that is read of an answer that is not a video, in bytes.
+const MAX_WORDS: usize = 64 * 1024;
+
+/// A length within this much of what was asked is as asked, in milliseconds.
+const DURATION_TOLERANCE: u64 = 1_000;
+
+/// Interrupted tries after which a partial file no longer keeps other places out.
+const PATIENCE: u32 = 3;
+
+/// Where videos go and within which limits.
+pub struct Downloads {
+    /// Writes the files.
+    pub sink: Sink,
+    /// A longer video is refused, in bytes.
+    pub max_bytes: u64,
+    /// Below this nothing is submitted; downloads may use three quarters of it.
+    pub min_free_space: u64,
+    /// Write a JSON file beside each video.
+    pub sidecar: bool,
+}
+
+impl Downloads {
+    /// Free bytes where the videos go; `None` if nobody can tell.
+    pub fn free_space(&self) -> Option<u64> {
+        self.sink.free_space().ok()
+    }
+
+    /// A video that was paid for may use most of the reserve: its link dies.
+    fn has_room_for(&self, bytes: u64) -> bool {
+        self.free_space()
+            .is_none_or(|free| free >= bytes.saturating_add(self.min_free_space / 4))
+    }
+}
+
+/// A place where the video may be.
+enum Place {
+    /// A link that the task named.
+    Link(String),
+    /// Ask the task where it is.
+    Ask,
+    /// The provider's own address of it.
+    Content,
+}
+
+/// How one place answered.
+enum Answer {
+    Saved(SavedFile, Movie),
+    /// It answered, and not with a usable video.
+    Useless(String),
+    /// No answer, or it broke off: it may be better later.
+    Interrupted(String),
+    /// Something of another's lies at the target.
+    Displaced(String),
+    /// The disk has no room.
+    Full(String),
+    /// The disk failed.
+    SyncFailed(String),
+}
+
+/// Fetches the video of a job whose task is complete.
+pub async fn fetch(provider: &Provider, downloads: &Downloads, job: &Job) -> Fetched {
+    let Some(target) = job.target.as_deref().map(PathBuf::from) else {
+        // The table forbids a downloading row without one.
+        return Fetched::Unusable {
+            reason: "the row has no target".to_owned(),
+            urls: Vec::new(),
+        };
+    };
+    // Renamed into place, but stopped before the row said so.
+    match downloads.sink.already_there(&target).await {
+        Ok(Some((file, movie))) => return saved(downloads, job, file, &movie).await,
+        Ok(None) => {}
+        // No file of ours is ever renamed into place unfinished.
+        Err(error @ SinkError::Invalid { .. }) => {
+            return Fetched::Displaced {
+                reason: error.to_string(),
+            };
+        }
+        Err(error) => return failed(error),
+    }
+    let mut part = match downloads.sink.open(&target).await {
+        Ok(part) => part,
+        Err(error) => return failed(error),
+    };
+    match part.finish_if_whole().await {
+        Ok(Some((file, movie))) => return saved(downloads, job, file, &movie).await,
+        Ok(None) => {}
+        Err(error) => return failed(error),
+    }
+    let had = part.resume().map_or(0, |resume| resume.offset);
+    let mut fetch = Fetch {
+        provider,
+        downloads,
+        job,
+        part,
+        urls: job.video_urls.clone(),
+        useless: Vec::new(),
+        interrupted: Vec::new(),
+    };
+    let end = fetch.try_all().await;
+    let advanced = fetch
+        .part
+        .resume()
+        .is_some_and(|resume| resume.offset > had);
+    match end {
+        Some(Answer::Saved(file, movie)) => saved(downloads, job, file, &movie).await,
+        Some(Answer::SyncFailed(reason)) => Fetched::SyncFailed(reason),
+        Some(Answer::Displaced(reason)) => Fetched::Displaced { reason },
+        Some(Answer::Full(reason) | Answer::Interrupted(reason)) => {
+            Fetched::Interrupted { reason, advanced }
+        }
+        Some(Answer::Useless(reason)) => Fetched::Unusable {
+            reason,
+            urls: fetch.urls,
+        },
+        // One place that did not answer may still have it.
+        None if !fetch.interrupted.is_empty() => Fetched::Interrupted {
+            reason: fetch.interrupted.join("; "),
+            advanced,
+        },
+        None => Fetched::Unusable {
+            reason: fetch.useless.join("; "),
+            urls: fetch.urls,
+        },
+    }
+}
+
+struct Fetch<'a> {
+    provider: &'a Provider,
+    downloads: &'a Downloads,
+    job: &'a Job,
+    part: Partial,
+    /// The links, as the task named them last.
+    urls: Vec<String>,
+    useless: Vec<String>,
+    interrupted: Vec<String>,
+}
+
+impl Fetch<'_> {
+    /// The first answer that ends the search, if one does.
+    async fn try_all(&mut self) -> Option<Answer> {
+        let mut tried = HashSet::new();
+        let mut places = self.places();
+        while let Some(place) = places.pop_front() {
+            let (name, answer) = match place {
+                Place::Ask => {
+                    let links = self.ask().await;
+                    for link in links.into_iter().rev() {
+                        places.push_front(Place::Link(link));
+                    }
+                    continue;
+                }
+                Place::Link(link) => {
+                    if !tried.insert(link.clone()) {
+                        continue;
+                    }
+                    match self.provider.video_address(&link, None) {
+                        Ok(url) => (name_of(&url), self.try_place(url, false).await),
+                        Err(refused) => ("the task's link".to_owned(), Answer::Useless(refused)),
+                    }
+                }
+                Place::Content => {
+                    let task_id = self.job.task_id.as_deref()?;
+                    let url = self.provider.content_address(task_id);
+                    ("/content".to_owned(), self.try_place(url, true).await)
+                }
+            };
+            match answer {
+                Answer::Useless(reason) => {
+                    tracing::debug!(job = self.job.id, place = %name, %reason, "no video there");
+                    self.useless.push(format!("{name}: {reason}"));
+                }
+                Answer::Interrupted(reason) => {
+                    let reason = format!("{name}: {reason}");
+                    // What is stored already is worth more than another place's first byte.
+                    if self.part.resume().is_some() && self.job.faults < PATIENCE {
+                        return Some(Answer::Interrupted(reason));
+                    }
+                    self.interrupted.push(reason);
+                }
+                end => return Some(end),
+            }
+        }
+        None
+    }
+
+    /// The order changes from try to try, so that no place is starved by another.
+    fn places(&self) -> VecDeque<Place> {
+        let links = || self.urls.iter().cloned().map(Place::Link);
+        match self.job.faults {
+            0 => links().chain([Place::Ask, Place::Content]).collect(),
+            n if n % 2 == 1 => [Place::Ask]
+                .into_iter()
+                .chain(links())
+                .chain([Place::Content])
+                .collect(),
+            _ => [Place::Content, Place::Ask]
+                .into_iter()
+                .chain(links())
+                .collect(),
+        }
+    }
+
+    /// The links that the task names now.
+    async fn ask(&mut self) -> Vec<String> {
+        let Some(task_id) = self.job.task_id.as_deref() else {
+            return Vec::new();
+        };
+        match verdict::judge_poll(self.provider.task(task_id).await) {
+            PollVerdict::Completed { urls } => {
+                if !urls.is_empty() {
+                    self.urls.clone_from(&urls);
+                }
+                return urls;
+            }
+            PollVerdict::Trouble(fault) => self
+                .interrupted
+                .push(format!("the task: {}", fault.message)),
+            PollVerdict::Running { .. } => self
+                .useless
+                .push("the task: says that it still runs".to_owned()),
+            PollVerdict::Failed { message }
+            | PollVerdict::Expired { message }
+            | PollVerdict::NotFound { message } => {
+                self.useless.push(format!("the task: {message}"))
+            }
+        }
+        Vec::new()
+    }
+
+    /// One place, with the redirects and JSON answers that lead on from it.
+    async fn try_place(&mut self, mut url: Url, mut with_key: bool) -> Answer {
+        let mut seen = HashSet::new();
+        for _ in 0..MAX_HOPS {
+            let resume = self.part.resume();
+            if !seen.insert((url.clone(), with_key, resume.is_some())) {
+                return Answer::Useless("redirects in a circle".to_owned());
+            }
+            let range = resume.as_ref().map(|r| (r.offset, r.validator.as_str()));
+            let mut opened = match self.provider.open(&url, with_key, range).await {
+                Ok(opened) => opened,
+                Err(error) => return Answer::Interrupted(error.to_string()),
+            };
+            match opened.status {
+                200 => match self.begin(&mut opened).await {
+                    Begin::Video => return self.receive(&mut opened).await,
+                    Begin::Elsewhere(link) => {
+                        match self.provider.video_address(&link, Some(&url)) {
+                            Ok(next) => {
+                                with_key = false;
+                                url = next;
+                            }
+                            Err(refused) => return Answer::Useless(refused),
+                        }
+                    }
+                    Begin::End(answer) => return answer,
+                },
+                206 if resume
+                    .as_ref()
+                    .is_some_and(|r| is_the_rest(r, opened.range)) =>
+                {
+                    return self.receive(&mut opened).await;
+                }
+                // Not the rest that was asked for: from the beginning, once.
+                206 | 416 => {
+                    if let Err(error) = self.part.clear().await {
+                        return failed_answer(error);
+                    }
+                }
+                301 | 302 | 303 | 307 | 308 => {
+                    let Some(location) = &opened.location else {
+                        return Answer::Useless(format!(
+                            "HTTP {} without an address",
+                            opened.status
+                        ));
+                    };
+                    match self.provider.video_address(location, Some(&url)) {
+                        Ok(next) => {
+                            with_key = with_key && self.provider.is_own(&next);
+                            url = next;
+                        }
+                        Err(refused) => return Answer::Useless(refused),
+                    }
+                }
+                401 | 403 if !with_key && self.provider.is_own(&url) => with_key = true,
+                408 | 425 | 429 | 500.. => return Answer::Interrupted(words(&mut opened).await),
+                _ => return Answer::Useless(words(&mut opened).await),
+            }
+        }
+        Answer::Useless(format!("more than {MAX_HOPS} redirects"))
+    }
+
+    /// Looks at the first bytes of a whole answer.
+    async fn begin(&mut self, opened: &mut Opened) -> Begin {
+        let end = |answer| Begin::End(answer);
+        if let Some(length) = opened.length {
+            if length > self.downloads.max_bytes {
+                return end(Answer::Useless(format!(
+                    "{length} bytes, more than download.max_bytes = {}",
+                    self.downloads.max_bytes
+                )));
+            }
+            if !self.downloads.has_room_for(length) {
+                return end(Answer::Full(format!(
+                    "not enough free space for {length} bytes"
+                )));
+            }
+        }
+        let mut head = Vec::new();
+        while head.len() < 12 {
+            match opened.chunk().await {
+                Ok(Some(chunk)) => head.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Err(error) => return end(Answer::Interrupted(error.to_string())),
+            }
+        }
+        if head.get(4..8) != Some(b"ftyp") {
+            return self.not_a_video(head, opened).await;
+        }
+        let origin = Origin {
+            validator: opened.validator.clone(),
+            total: opened.length,
+            source: opened.host.clone(),
+        };
+        let stored = match self.part.restart(origin).await {
+            Ok(()) => self.part.append(head.into()).await,
+            Err(error) => Err(error),
+        };
+        match stored {
+            Ok(()) => Begin::Video,
+            Err(error) => end(failed_answer(error)),
+        }
+    }
+
+    /// JSON may say where the video is; anything else is shown as evidence.
+    async fn not_a_video(&self, mut body: Vec<u8>, opened: &mut Opened) -> Begin {
+        while body.len() < MAX_WORDS {
+            match opened.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Err(error) => return Begin::End(Answer::Interrupted(error.to_string())),
+            }
+        }
+        if let Ok(json) = serde_json::from_slice::<serde_json::Value>(&body)
+            && let Some(link) = verdict::urls(&json).into_iter().next()
+        {
+            return Begin::Elsewhere(link);
+        }
+        let text = verdict::shorten(&String::from_utf8_lossy(&body), 120);
+        Begin::End(Answer::Useless(format!("not a video, but {text:?}")))
+    }
+
+    /// Stores the rest of the answer and finishes the file.
+    async fn receive(&mut self, opened: &mut Opened) -> Answer {
+        loop {
+            match opened.chunk().await {
+                Ok(Some(chunk)) => {
+                    if self.part.len() + chunk.len() as u64 > self.downloads.max_bytes {
+                        return match self.part.clear().await {
+                            Ok(()) => Answer::Useless(format!(
+                                "longer than download.max_bytes = {}",
+                                self.downloads.max_bytes
+                            )),
+                            Err(error) => failed_answer(error),
+                        };
+                    }
+                    if let Err(error) = self.part.append(chunk).await {
+                        return failed_answer(error);
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    return match self.part.flush().await {
+                        Ok(()) => Answer::Interrupted(error.to_string()),
+                        Err(error) => failed_answer(error),
+                    };
+                }
+            }
+        }
+        match self.part.finish(None).await {
+            Ok((file, movie)) => Answer::Saved(file, movie),
+            Err(error) => {
+                // What is cut off may be gone on with; what is wrong is not worth keeping.
+                let kept = error.is_truncation()
+                    || !matches!(error, SinkError::Invalid { .. } | SinkError::Length { .. });
+                if !kept && let Err(error) = self.part.clear().await {
+                    return failed_answer(error);
+                }
+                failed_answer(error)
+            }
+        }
+    }
+}
+
+/// Whether a partial answer begins where the partial file ends, in the same content.
+fn is_the_rest(resume: &Resume, range: Option<(u64, Option<u64>)>) -> bool {
+    match range {
+        Some((first, total)) => {
+            first == resume.offset
+                && (total.is_none() || resume.total.is_none() || total == resume.total)
+        }
+        None => false,
+    }
+}
+
+/// What the beginning of a whole answer shows.
+enum Begin {
+    Video,
+    Elsewhere(String),
+    End(Answer),
+}
+
+/// `HTTP 404: the server's words`.
+async fn words(opened: &mut Opened) -> String {
+    let mut body = Vec::new();
+    while body.len() < 2_048 {
+        match opened.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            _ => break,
+        }
+    }
+    let text = verdict::shorten(String::from_utf8_lossy(&body).trim(), 200);
+    format!("HTTP {} {text}", opened.status)
+        .trim_end()
+        .to_owned()
+}
+
+/// Scheme and host: the rest of a link may be signed.
+fn name_of(url: &Url) -> String {
+    url.origin().ascii_serialization()
+}
+
+async fn saved(downloads: &Downloads, job: &Job, file: SavedFile, movie: &Movie) -> Fetched {
+    let mut notes = unlike_asked(job, movie);
+    if downloads.sidecar
+        && let Err(error) = downloads
+            .sink
+            .write_sidecar(Path::new(&file.path), &sidecar(job, &file, movie))
+            .await
+    {
+        tracing::warn!(job = job.id, %error, "the file beside the video could not be written");
+        notes.push(format!("no sidecar: {error}"));
+    }
+    Fetched::Saved {
+        file,
+        note: (!notes.is_empty()).then(|| notes.join("; ")),
+    }
+}
+
+/// What stands in the file beside a video: enough to know it by without the queue.
+fn sidecar(job: &Job, file: &SavedFile, movie: &Movie) -> serde_json::Value {
+    let spec = &job.spec;
+    let metadata = spec
+        .metadata
+        .as_deref()
+        .and_then(|text| serde_json::from_str(text).ok());
+    serde_json::json!({
+        "id": job.id,
+        "key": spec.key,
+        "batch": spec.batch,
+        "prompt": spec.prompt,
+        "image_url": spec.image_url,
+        "duration": spec.duration,
+        "size": spec.size,
+        "metadata": metadata.unwrap_or(serde_json::Value::Null),
+        "task_id": job.task_id,
+        "created_at": job.created_at,
+        "submitted_at": job.submitted_at,
+        "completed_at": job.completed_at,
+        "file": file,
+        "video": { "duration_ms": movie.duration_ms, "width": movie.width, "height": movie.height },
+    })
+}
+
+/// What is unlike what was asked. The video is kept all the same: it is paid for.
+fn unlike_asked(job: &Job, movie: &Movie) -> Vec<String> {
+    let mut notes = Vec::new();
+    let asked = u64::from(job.spec.duration) * 1_000;
+    if let Some(is) = movie.duration_ms
+        && is.abs_diff(asked) > DURATION_TOLERANCE
+    {
+        notes.push(format!(
+            "lasts {}.{} s, asked for {} s",
+            is / 1_000,
+            is % 1_000 / 100,
+            job.spec.duration
+        ));
+    }
+    if let (Some(width), Some(height)) = (movie.width, movie.height) {
+        let short = width.min(height);
+        // Encoders round to multiples of sixteen.
+        if short.abs_diff(job.spec.size.lines()) > 16 {
+            notes.push(format!("is {width}x{height}, asked for {}", job.spec.size));
+        }
+    }
+    notes
+}
+
+fn failed(error: SinkError) -> Fetched {
+    match failed_answer(error) {
+        Answer::SyncFailed(reason) => Fetched::SyncFailed(reason),
+        Answer::Displaced(reason) => Fetched::Displaced { reason },
+        Answer::Useless(reason) => Fetched::Unusable {
+            reason,
+            urls: Vec::new(),
+        },
+        Answer::Interrupted(reason) | Answer::Full(reason) => Fetched::Interrupted {
+            reason,
+            advanced: false,
+        },
+        Answer::Saved(file, _) => Fetched::Saved { file, note: None },
+    }
+}
+
+/// The machine's faults delay; a wrong content is the place's fault.
+fn failed_answer(error: SinkError) -> Answer {
+    let words = error.to_string();
+    match error {
+        SinkError::Fsync { .. } => Answer::SyncFailed(words),
+        SinkError::Full { .. } => Answer::Full(words),
+        SinkError::Taken { .. } => Answer::Displaced(words),
+        SinkError::Invalid { .. } | SinkError::Length { .. } => Answer::Useless(words),
+        SinkError::Locked { .. } | SinkError::Outside { .. } | SinkError::Io { .. } => {
+            Answer::Interrupted(words)
+        }
+    }
+}
