@@ -29,4 +29,5 @@ pub mod engine;
 pub mod places;
 pub mod poller;
 pub mod scheduler;
+pub mod service;
 pub mod stats;

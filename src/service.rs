@@ -1,0 +1,151 @@
+//! From checked settings to a daemon that can run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::sync::Notify;
+
+use crate::budget::Budget;
+use crate::clock::Clock;
+use crate::config::{ConfigError, OnUnconfirmed, Settings};
+use crate::daemon::Daemon;
+use crate::downloader::Downloads;
+use crate::engine::{Engine, EngineError, Limits};
+use crate::job::{Millis, Size};
+use crate::naming::Template;
+use crate::places::Places;
+use crate::provider::{Endpoint, Provider, SetupError};
+use crate::sink::Sink;
+use crate::stats::Stats;
+use crate::step::Policy;
+use crate::store::{Open, Store, StoreError};
+
+/// Why the daemon could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The configuration, the key included.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// `download.name`.
+    #[error("download.name: {0}")]
+    Template(String),
+    /// `download.dir`.
+    #[error("download.dir: {0}")]
+    Folder(#[from] std::io::Error),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The table could not be taken up.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The HTTP client.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}
+
+/// A daemon, and what other parts of the process share with it.
+pub struct Service {
+    /// To be run.
+    pub daemon: Daemon,
+    /// The queue.
+    pub store: Arc<Store>,
+    /// What the daemon counts.
+    pub stats: Arc<Stats>,
+    /// Wakes the daemon after a commit in this process.
+    pub wake: Arc<Notify>,
+    /// Stops the daemon.
+    pub stop: Arc<Notify>,
+}
+
+/// Sets a daemon up. The caller holds the queue's lock.
+///
+/// # Errors
+/// The first part that cannot be set up; nothing was sent to the provider.
+pub async fn assemble(settings: &Settings, until_idle: bool) -> Result<Service, ServiceError> {
+    let template = Template::parse(&settings.download.name).map_err(ServiceError::Template)?;
+    let key = settings.api_key()?;
+    let endpoint = settings.endpoint(&key);
+    let provider = Provider::new(Endpoint {
+        base_url: settings.provider.base_url.clone(),
+        key: SecretString::from(key.expose().to_owned()),
+        model: settings.provider.model.clone(),
+        post_timeout: settings.submit.request_timeout,
+        poll_timeout: settings.poll.request_timeout,
+        idle_timeout: settings.download.idle_timeout,
+    })?;
+    let sink = Sink::new(settings.download.dir.clone())?;
+    let clock = Arc::new(Clock::system());
+    let store = Arc::new(Store::open(&settings.database, Open::Create).await?);
+    let stats = Arc::new(Stats::default());
+    let timezone = settings.budget.timezone.clone();
+    let engine = Engine::open(
+        Arc::clone(&store),
+        Places {
+            sink: sink.clone(),
+            template,
+            timezone: timezone.clone(),
+        },
+        endpoint,
+        limits(settings),
+        Arc::clone(&stats),
+        clock.now(),
+    )
+    .await?;
+    let (wake, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let daemon = Daemon {
+        engine,
+        store: Arc::clone(&store),
+        provider: Arc::new(provider),
+        downloads: Arc::new(Downloads {
+            sink,
+            max_bytes: settings.download.max_bytes,
+            min_free_space: settings.download.min_free_space,
+            sidecar: settings.download.sidecar,
+        }),
+        clock,
+        timezone,
+        until_idle,
+        wake: Arc::clone(&wake),
+        stop: Arc::clone(&stop),
+    };
+    Ok(Service {
+        daemon,
+        store,
+        stats,
+        wake,
+        stop,
+    })
+}
+
+/// The limits that the engine keeps.
+pub fn limits(settings: &Settings) -> Limits {
+    Limits {
+        max_in_flight: settings.submit.max_in_flight,
+        rate_per_minute: settings.submit.rate_per_minute,
+        downloads: settings.download.concurrency as usize,
+        min_free_space: settings.download.min_free_space,
+        policy: Policy {
+            resubmit_unknown: settings.submit.on_unconfirmed == OnUnconfirmed::Resubmit,
+            interval: millis(settings.poll.interval),
+            slow_after: millis(settings.poll.slow_after),
+            slow_interval: millis(settings.poll.slow_interval),
+            deadline: millis(settings.poll.deadline),
+        },
+        budget: budget(settings),
+    }
+}
+
+/// The caps and prices of the configuration.
+pub fn budget(settings: &Settings) -> Budget {
+    let budget = &settings.budget;
+    Budget {
+        max_jobs_per_day: (budget.max_jobs_per_day > 0).then_some(budget.max_jobs_per_day),
+        max_cost_per_day: (budget.max_cost_per_day.micros() > 0).then_some(budget.max_cost_per_day),
+        price_per_second: Size::ALL.map(|size| budget.price_per_second.get(&size).copied()),
+    }
+}
+
+fn millis(duration: Duration) -> Millis {
+    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
+}
