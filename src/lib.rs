@@ -6,3 +6,4 @@
 
 pub mod job;
 pub mod money;
+pub mod mp4;

@@ -1,0 +1,1882 @@
+//! Is this MP4 whole, and what does it show?
+//!
+//! Pure: it reads through `Read + Seek` and touches nothing else. Memory is a
+//! few fixed buffers, work is linear in the file and capped by [`MAX_BOXES`]
+//! and [`MAX_ENTRIES`], so a hostile file costs no more than an honest one.
+//!
+//! A body that was cut can end without any error on the wire, so the file
+//! itself has to show that it is whole:
+//!
+//! - it begins with `ftyp`, its boxes walk exactly to the last byte, and there
+//!   is a `moov` with a track and an `mdat` that is not empty;
+//! - every chunk of the picture and the sound (`stco`/`co64`, `stsc`, `stsz`)
+//!   and every run of a fragment (`trun`) lies inside the file;
+//! - no segment index (`sidx`) covers more bytes than there are;
+//! - the fragments hold what `mehd` promises, give or take half a second.
+//!
+//! A whole video that was paid for must never be refused, so whatever is odd
+//! but does not prove a cut is accepted: tables that end early or are too long
+//! to read, boxes that overrun a parent of known size, unknown boxes, eight or
+//! more zero bytes at the end (they read as a box "to the end of the file"),
+//! four to seven zero bytes there, and bytes after the last box whose size
+//! field makes no sense (2 to 7). Any other one to seven trailing bytes are
+//! refused: they are how the next box would begin. A file with an `mfra` has
+//! its end, so there a larger `mehd` is only odd.
+//!
+//! What stays invisible: a cut exactly between two boxes when nothing that was
+//! kept refers to what was lost. That is either no loss (a trailing `free`) or
+//! the later fragments of a file without `mehd` and `sidx`: such a file is
+//! marked as [`Movie::open_ended`], and its duration is the sum of what is left.
+
+use std::fmt;
+use std::io::{Read, Seek, SeekFrom};
+
+/// The most boxes that are looked at in one file, over both passes. A clip of
+/// 15 seconds with a fragment for every frame has some twenty thousand.
+pub const MAX_BOXES: u32 = 1 << 18;
+
+/// The most table entries that are read in one file; what lies beyond is taken
+/// on trust.
+pub const MAX_ENTRIES: u64 = 1 << 22;
+
+/// Tracks beyond these are walked but not remembered.
+const MAX_TRACKS: usize = 64;
+
+/// How far the fragments may stay behind `mehd`, in milliseconds: edit lists
+/// and encoder delay make it differ a little in whole files.
+const SLACK_MS: u64 = 500;
+
+/// A multiple of every entry width in use (4, 8, 12 and 16 bytes).
+const BUFFER: usize = 4080;
+
+/// What a whole file shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Movie {
+    /// Playing time in milliseconds; `None` where the file does not say.
+    pub duration_ms: Option<u64>,
+    /// Display width of the first video track in pixels.
+    pub width: Option<u32>,
+    /// Display height of the first video track in pixels.
+    pub height: Option<u32>,
+    /// The samples are (also) in movie fragments.
+    pub fragmented: bool,
+    /// Nothing in the file says where it should end: fragments could be missing
+    /// after the last one. Only the length that the server gave, or a duration
+    /// like the one that was asked for, can show that it is whole.
+    pub open_ended: bool,
+}
+
+/// The four letters of a box.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Kind(pub [u8; 4]);
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{self}`")
+    }
+}
+
+/// Why a file is not a whole video. Offsets and sizes are in bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum Defect {
+    /// No bytes at all.
+    #[error("empty: not one byte came")]
+    Empty,
+    /// Something else: a web page, JSON, an image.
+    #[error("not an MP4: begins with `{beginning}`")]
+    NotMp4 {
+        /// The first bytes, made printable.
+        beginning: String,
+    },
+    /// It ends before the first box has said what it is.
+    #[error("cut off: there are only {length} bytes")]
+    TooShort {
+        /// The file's length.
+        length: u64,
+    },
+    /// A box claims more than there is.
+    #[error(
+        "cut off: box `{kind}` at offset {offset} claims {claims} bytes, the file ends {missing} bytes earlier"
+    )]
+    CutBox {
+        /// Which box.
+        kind: Kind,
+        /// Where it begins.
+        offset: u64,
+        /// Its size by its header.
+        claims: u64,
+        /// How much of that is not there.
+        missing: u64,
+    },
+    /// The file ends inside the header of a box.
+    #[error("cut off: the file ends {left} bytes into the header of the box at offset {offset}")]
+    CutHeader {
+        /// Where the header begins.
+        offset: u64,
+        /// How much of it is there.
+        left: u64,
+    },
+    /// A sample lies outside the file.
+    #[error(
+        "cut off: the {table} of the {track} refers to bytes up to {needs}, the file has {length}"
+    )]
+    CutSamples {
+        /// The table that says so.
+        table: &'static str,
+        /// "picture", "sound" or "track".
+        track: &'static str,
+        /// The length that the file would need.
+        needs: u64,
+        /// The length that it has.
+        length: u64,
+    },
+    /// The segment index covers more than there is.
+    #[error("cut off: the segment index covers bytes up to {needs}, the file has {length}")]
+    CutIndex {
+        /// The length that the file would need.
+        needs: u64,
+        /// The length that it has.
+        length: u64,
+    },
+    /// Fragments are missing at the end.
+    #[error("cut off: the movie promises {promised_ms} ms, its fragments hold {held_ms} ms")]
+    CutFragments {
+        /// What `mehd` says.
+        promised_ms: u64,
+        /// What the fragments add up to.
+        held_ms: u64,
+    },
+    /// The boxes end without a `moov`.
+    #[error("no `moov` box: the file holds no description of the movie")]
+    NoMoov,
+    /// The boxes end without an `mdat`.
+    #[error("no `mdat` box: the file holds no picture data")]
+    NoMdat,
+    /// There is an `mdat`, but nothing in it.
+    #[error("no picture data: `mdat` is empty")]
+    EmptyMdat,
+    /// There is a `moov`, but no track in it.
+    #[error("no track in `moov`: there is nothing to play")]
+    NoTrack,
+    /// A size that no box can have.
+    #[error(
+        "broken: the box `{kind}` at offset {offset} claims {size} bytes, fewer than its header"
+    )]
+    BrokenBox {
+        /// Which box.
+        kind: Kind,
+        /// Where it begins.
+        offset: u64,
+        /// Its size by its header.
+        size: u64,
+    },
+    /// More than [`MAX_BOXES`].
+    #[error("not a usable MP4: it has more than {MAX_BOXES} boxes")]
+    TooManyBoxes,
+    /// The file could not be read, which says nothing about the video.
+    #[error("cannot be read: {0}")]
+    Unreadable(#[source] std::io::Error),
+}
+
+impl Defect {
+    /// What is there may be the beginning of a whole video: the transfer is
+    /// worth going on with or repeating. `false`: this is something else.
+    pub fn is_truncation(&self) -> bool {
+        match self {
+            Defect::Empty
+            | Defect::TooShort { .. }
+            | Defect::CutBox { .. }
+            | Defect::CutHeader { .. }
+            | Defect::CutSamples { .. }
+            | Defect::CutIndex { .. }
+            | Defect::CutFragments { .. }
+            | Defect::NoMoov
+            | Defect::NoMdat
+            | Defect::EmptyMdat => true,
+            Defect::NotMp4 { .. }
+            | Defect::NoTrack
+            | Defect::BrokenBox { .. }
+            | Defect::TooManyBoxes
+            | Defect::Unreadable(_) => false,
+        }
+    }
+}
+
+/// Judges a file of `length` bytes; the module's text has the rules. The
+/// position of `input` afterwards is anywhere.
+///
+/// # Errors
+///
+/// The first [`Defect`] found; [`Defect::Unreadable`] when `input` fails or
+/// ends before `length`.
+pub fn inspect(input: &mut (impl Read + Seek), length: u64) -> Result<Movie, Defect> {
+    let mut source = Source {
+        input,
+        length,
+        boxes: MAX_BOXES,
+        entries: MAX_ENTRIES,
+    };
+    check_start(&mut source)?;
+    let outline = walk(&mut source)?;
+    let (Some(moov), true) = (outline.moov, outline.has_mdat) else {
+        return Err(match outline.moov {
+            None => Defect::NoMoov,
+            Some(_) => Defect::NoMdat,
+        });
+    };
+    if outline.mdat_bytes == 0 {
+        return Err(Defect::EmptyMdat);
+    }
+    let mut movie = read_moov(&mut source, &moov)?;
+    if outline.has_fragments || outline.has_index {
+        read_fragments(&mut source, &mut movie, outline.end)?;
+    }
+    let fragmented = outline.has_fragments || movie.extends;
+    let held = movie.held_ms();
+    let mut has_end = outline.has_random_access || movie.has_index;
+    if let (false, Some(promised_ms), Some(held_ms)) =
+        (outline.has_random_access, movie.promised_ms, held)
+    {
+        has_end = true;
+        if promised_ms > held_ms.saturating_add(SLACK_MS + promised_ms / 100) {
+            return Err(Defect::CutFragments {
+                promised_ms,
+                held_ms,
+            });
+        }
+    }
+    let duration_ms = if fragmented {
+        movie.promised_ms.or(movie.summed_ms())
+    } else {
+        movie.duration_ms.or(movie.longest_track_ms())
+    };
+    let size = movie
+        .tracks
+        .iter()
+        .find(|track| track.handler == *b"vide" && track.width > 0 && track.height > 0);
+    Ok(Movie {
+        duration_ms,
+        width: size.map(|track| track.width),
+        height: size.map(|track| track.height),
+        fragmented,
+        open_ended: fragmented && !has_end,
+    })
+}
+
+/// The input with its limits.
+struct Source<'a, R> {
+    input: &'a mut R,
+    length: u64,
+    boxes: u32,
+    entries: u64,
+}
+
+/// A box whose header has been read and lies inside its parent.
+#[derive(Clone, Copy)]
+struct Header {
+    kind: [u8; 4],
+    start: u64,
+    body: u64,
+    end: u64,
+    /// Its end is the end of the file, not a number that was written down.
+    open: bool,
+}
+
+/// What stands at an offset.
+enum Found {
+    Box(Header),
+    End,
+    /// Fewer bytes than a header.
+    Stub(u64),
+    /// More than the parent holds: claimed, and missing of that.
+    Overrun([u8; 4], u64, u64),
+    /// A size smaller than the header.
+    Senseless([u8; 4], u64),
+}
+
+impl<R: Read + Seek> Source<'_, R> {
+    fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), Defect> {
+        self.input
+            .seek(SeekFrom::Start(at))
+            .and_then(|_| self.input.read_exact(buffer))
+            .map_err(Defect::Unreadable)
+    }
+
+    /// The first `N` bytes of a body, if it has as many.
+    fn head<const N: usize>(&mut self, of: &Header) -> Result<Option<[u8; N]>, Defect> {
+        if of.end - of.body < N as u64 {
+            return Ok(None);
+        }
+        let mut bytes = [0; N];
+        self.read(of.body, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn look(&mut self, at: u64, end: u64, open: bool) -> Result<Found, Defect> {
+        let left = end.saturating_sub(at);
+        if left == 0 {
+            return Ok(Found::End);
+        }
+        self.boxes = self.boxes.checked_sub(1).ok_or(Defect::TooManyBoxes)?;
+        if left < 8 {
+            return Ok(Found::Stub(left));
+        }
+        let mut bytes = [0; 8];
+        self.read(at, &mut bytes)?;
+        let [a, b, c, d, kind @ ..] = bytes;
+        let (size, header) = match u32::from_be_bytes([a, b, c, d]) {
+            0 => (left, 8),
+            1 if left < 16 => return Ok(Found::Stub(left)),
+            1 => {
+                let mut wide = [0; 8];
+                self.read(at + 8, &mut wide)?;
+                (u64::from_be_bytes(wide), 16)
+            }
+            size => (u64::from(size), 8),
+        };
+        if size < header {
+            return Ok(Found::Senseless(kind, size));
+        }
+        if size > left {
+            return Ok(Found::Overrun(kind, size, size - left));
+        }
+        Ok(Found::Box(Header {
+            kind,
+            start: at,
+            body: at + header,
+            end: at + size,
+            open: open && size == left && [a, b, c, d] == [0; 4],
+        }))
+    }
+
+    /// The box at `at` within `parent`. Where the parent's size is written
+    /// down, whatever makes no sense ends the list; where it merely runs to
+    /// the end of the file, the same is a cut.
+    fn child(&mut self, at: u64, parent: &Header) -> Result<Option<Header>, Defect> {
+        match self.look(at, parent.end, parent.open)? {
+            Found::Box(header) => Ok(Some(header)),
+            Found::Overrun(kind, claims, missing) if parent.open => Err(Defect::CutBox {
+                kind: Kind(kind),
+                offset: at,
+                claims,
+                missing,
+            }),
+            Found::Stub(left) if parent.open && !self.is_padding(at, left)? => {
+                Err(Defect::CutHeader { offset: at, left })
+            }
+            Found::End | Found::Stub(_) | Found::Overrun(..) | Found::Senseless(..) => Ok(None),
+        }
+    }
+
+    /// Four to seven zero bytes cannot be the start of a box with a size; up
+    /// to three can.
+    fn is_padding(&mut self, at: u64, left: u64) -> Result<bool, Defect> {
+        if !(4..8).contains(&left) {
+            return Ok(false);
+        }
+        let mut bytes = [0; 8];
+        let bytes = &mut bytes[..left as usize];
+        self.read(at, bytes)?;
+        Ok(bytes.iter().all(|byte| *byte == 0))
+    }
+}
+
+fn check_start<R: Read + Seek>(source: &mut Source<'_, R>) -> Result<(), Defect> {
+    if source.length == 0 {
+        return Err(Defect::Empty);
+    }
+    let mut bytes = [0; 48];
+    let bytes = &mut bytes[..source.length.min(48) as usize];
+    source.read(0, bytes)?;
+    // No real `ftyp` has 16 MiB, so the first byte of its size is 0.
+    let letters = bytes.get(4..8.min(bytes.len())).unwrap_or_default();
+    if bytes[0] != 0 || !b"ftyp".starts_with(letters) {
+        return Err(Defect::NotMp4 {
+            beginning: printable(bytes),
+        });
+    }
+    if source.length < 8 {
+        return Err(Defect::TooShort {
+            length: source.length,
+        });
+    }
+    Ok(())
+}
+
+/// The first bytes in a form that fits into a log line: text as text, anything
+/// else escaped.
+fn printable(bytes: &[u8]) -> String {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        // A character that the excerpt cuts in two.
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => "",
+    };
+    if text.is_empty() || text.contains('\0') {
+        return bytes[..bytes.len().min(16)].escape_ascii().to_string();
+    }
+    let mut out = String::new();
+    for c in text.trim_start_matches('\u{feff}').trim().chars().take(40) {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// What the first pass finds.
+struct Outline {
+    moov: Option<Header>,
+    has_mdat: bool,
+    mdat_bytes: u64,
+    has_fragments: bool,
+    has_index: bool,
+    has_random_access: bool,
+    /// Where the last box ends.
+    end: u64,
+}
+
+/// Walks the top-level boxes to the end of the file.
+fn walk<R: Read + Seek>(source: &mut Source<'_, R>) -> Result<Outline, Defect> {
+    let mut outline = Outline {
+        moov: None,
+        has_mdat: false,
+        mdat_bytes: 0,
+        has_fragments: false,
+        has_index: false,
+        has_random_access: false,
+        end: 0,
+    };
+    loop {
+        let at = outline.end;
+        match source.look(at, source.length, true)? {
+            Found::Box(header) => {
+                match &header.kind {
+                    b"moov" if outline.moov.is_none() => outline.moov = Some(header),
+                    b"mdat" => {
+                        outline.has_mdat = true;
+                        outline.mdat_bytes += header.end - header.body;
+                    }
+                    b"moof" => outline.has_fragments = true,
+                    b"sidx" => outline.has_index = true,
+                    b"mfra" => outline.has_random_access = true,
+                    _ => {}
+                }
+                outline.end = header.end;
+            }
+            Found::End => return Ok(outline),
+            Found::Overrun(kind, claims, missing) => {
+                return Err(Defect::CutBox {
+                    kind: Kind(kind),
+                    offset: at,
+                    claims,
+                    missing,
+                });
+            }
+            Found::Stub(left) => {
+                if source.is_padding(at, left)? {
+                    return Ok(outline);
+                }
+                return Err(Defect::CutHeader { offset: at, left });
+            }
+            // A cut leaves headers as they were: this is something appended.
+            Found::Senseless(..) if outline.moov.is_some() && outline.has_mdat => {
+                return Ok(outline);
+            }
+            Found::Senseless(kind, size) => {
+                return Err(Defect::BrokenBox {
+                    kind: Kind(kind),
+                    offset: at,
+                    size,
+                });
+            }
+        }
+    }
+}
+
+/// What `moov` says, and what the fragments add to it.
+#[derive(Default)]
+struct Description {
+    /// From `mvhd`; `None` for zero and "unknown".
+    duration_ms: Option<u64>,
+    /// From `mehd`.
+    promised_ms: Option<u64>,
+    /// There is an `mvex`: fragments may follow.
+    extends: bool,
+    tracks: Vec<Track>,
+    defaults: Vec<Defaults>,
+    /// One `sidx` covers several fragments. (Some encoders write one for each.)
+    has_index: bool,
+    /// Some fragment could not be timed, so nothing follows from the sum.
+    unsure: bool,
+}
+
+/// One `trak`, and what the fragments add to it.
+#[derive(Default)]
+struct Track {
+    id: u32,
+    handler: [u8; 4],
+    width: u32,
+    height: u32,
+    timescale: u32,
+    /// From `mdhd`, in units of the time scale.
+    duration: Option<u64>,
+    /// It has chunks in `moov` itself.
+    has_chunks: bool,
+    /// The samples may be in another file.
+    external: bool,
+    /// The sum of the fragments' samples, in units of the time scale.
+    fragments: u64,
+    /// The latest end of a fragment by `tfdt`, in units of the time scale.
+    latest: u64,
+}
+
+impl Track {
+    fn name(&self) -> &'static str {
+        match &self.handler {
+            b"vide" => "picture",
+            b"soun" => "sound",
+            _ => "track",
+        }
+    }
+
+    /// In `moov` and in the fragments together.
+    fn total(&self) -> u64 {
+        let here = if self.has_chunks {
+            self.duration.unwrap_or(0)
+        } else {
+            0
+        };
+        here.saturating_add(self.fragments)
+    }
+}
+
+/// One `trex`: what a fragment's samples are like if it does not say.
+struct Defaults {
+    track: u32,
+    duration: u32,
+    size: u32,
+}
+
+impl Description {
+    fn longest(&self, ticks: impl Fn(&Track) -> u64) -> Option<u64> {
+        self.tracks
+            .iter()
+            .filter_map(|track| millis(ticks(track), track.timescale))
+            .max()
+    }
+
+    fn longest_track_ms(&self) -> Option<u64> {
+        self.longest(|track| track.duration.unwrap_or(0))
+    }
+
+    fn summed_ms(&self) -> Option<u64> {
+        self.longest(Track::total).or(self.duration_ms)
+    }
+
+    /// The most that the samples can be said to hold; `None` if that is not
+    /// known well enough to call a file cut.
+    fn held_ms(&self) -> Option<u64> {
+        if self.unsure || self.tracks.iter().any(|track| track.timescale == 0) {
+            return None;
+        }
+        Some(
+            self.longest(|track| track.total().max(track.latest))
+                .unwrap_or(0),
+        )
+    }
+}
+
+/// `None` for nothing and for a scale of zero.
+fn millis(ticks: u64, timescale: u32) -> Option<u64> {
+    if ticks == 0 || timescale == 0 {
+        return None;
+    }
+    let ms = u128::from(ticks) * 1000 / u128::from(timescale);
+    Some(u64::try_from(ms).unwrap_or(u64::MAX))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes
+        .get(at..at + 4)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u32::from_be_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes
+        .get(at..at + 8)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u64::from_be_bytes)
+}
+
+fn read_moov<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    moov: &Header,
+) -> Result<Description, Defect> {
+    let mut movie = Description::default();
+    let mut timescale = 0;
+    let mut promised = 0;
+    let mut has_track = false;
+    let mut at = moov.body;
+    while let Some(header) = source.child(at, moov)? {
+        at = header.end;
+        match &header.kind {
+            b"mvhd" => {
+                let (scale, duration) = read_clock(source, &header)?;
+                timescale = scale;
+                movie.duration_ms = duration.and_then(|ticks| millis(ticks, scale));
+            }
+            b"trak" => {
+                has_track = true;
+                let track = read_trak(source, &header)?;
+                if movie.tracks.len() < MAX_TRACKS {
+                    movie.tracks.push(track);
+                } else {
+                    movie.unsure = true;
+                }
+            }
+            // A compressed `moov` of old QuickTime: the tracks are inside.
+            b"cmov" => {
+                has_track = true;
+                movie.unsure = true;
+            }
+            b"mvex" => {
+                movie.extends = true;
+                promised = read_mvex(source, &header, &mut movie)?;
+            }
+            _ => {}
+        }
+    }
+    if !has_track {
+        return Err(Defect::NoTrack);
+    }
+    movie.promised_ms = millis(promised, timescale);
+    Ok(movie)
+}
+
+/// The time scale and the duration of an `mvhd` or `mdhd`; `None` for "not
+/// known", which is written as all ones.
+fn read_clock<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    header: &Header,
+) -> Result<(u32, Option<u64>), Defect> {
+    let Some(short) = source.head::<20>(header)? else {
+        return Ok((0, None));
+    };
+    if short[0] == 0 {
+        let duration = u32_at(&short, 16);
+        let known = duration != u32::MAX;
+        return Ok((u32_at(&short, 12), known.then_some(u64::from(duration))));
+    }
+    let Some(long) = source.head::<32>(header)? else {
+        return Ok((0, None));
+    };
+    let duration = u64_at(&long, 24);
+    Ok((
+        u32_at(&long, 20),
+        (duration != u64::MAX).then_some(duration),
+    ))
+}
+
+/// Reads the `trex` boxes; answers the duration in `mehd`, in units of the
+/// movie's time scale.
+fn read_mvex<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    mvex: &Header,
+    movie: &mut Description,
+) -> Result<u64, Defect> {
+    let mut promised = 0;
+    let mut at = mvex.body;
+    while let Some(header) = source.child(at, mvex)? {
+        at = header.end;
+        match &header.kind {
+            b"mehd" => {
+                if let Some(bytes) = source.head::<8>(&header)? {
+                    promised = match bytes[0] {
+                        0 => {
+                            Some(u64::from(u32_at(&bytes, 4))).filter(|d| *d != u64::from(u32::MAX))
+                        }
+                        _ => source
+                            .head::<12>(&header)?
+                            .map(|bytes| u64_at(&bytes, 4))
+                            .filter(|d| *d != u64::MAX),
+                    }
+                    .unwrap_or(0);
+                }
+            }
+            b"trex" => {
+                if let Some(bytes) = source.head::<24>(&header)?
+                    && movie.defaults.len() < MAX_TRACKS
+                {
+                    movie.defaults.push(Defaults {
+                        track: u32_at(&bytes, 4),
+                        duration: u32_at(&bytes, 12),
+                        size: u32_at(&bytes, 16),
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(promised)
+}
+
+fn read_trak<R: Read + Seek>(source: &mut Source<'_, R>, trak: &Header) -> Result<Track, Defect> {
+    let mut track = Track::default();
+    let mut tables = Tables::default();
+    let mut at = trak.body;
+    while let Some(header) = source.child(at, trak)? {
+        at = header.end;
+        match &header.kind {
+            b"tkhd" => read_tkhd(source, &header, &mut track)?,
+            b"mdia" => read_mdia(source, &header, &mut track, &mut tables)?,
+            _ => {}
+        }
+    }
+    let matters = matches!(&track.handler, b"vide" | b"soun");
+    if matters && !track.external {
+        check_chunks(source, &tables, &track)?;
+    }
+    Ok(track)
+}
+
+fn read_tkhd<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    header: &Header,
+    track: &mut Track,
+) -> Result<(), Defect> {
+    let Some(short) = source.head::<84>(header)? else {
+        return Ok(());
+    };
+    let mut fields = [0; 96];
+    let (id, matrix) = if short[0] == 0 {
+        fields[..84].copy_from_slice(&short);
+        (12, 40)
+    } else {
+        let Some(long) = source.head::<96>(header)? else {
+            return Ok(());
+        };
+        fields = long;
+        (20, 52)
+    };
+    track.id = u32_at(&fields, id);
+    track.width = u32_at(&fields, matrix + 36) >> 16;
+    track.height = u32_at(&fields, matrix + 40) >> 16;
+    // A quarter turn: what is stored as width is shown as height.
+    if u32_at(&fields, matrix) == 0 && u32_at(&fields, matrix + 4) != 0 {
+        std::mem::swap(&mut track.width, &mut track.height);
+    }
+    Ok(())
+}
+
+/// Where the sample tables of a track are.
+#[derive(Default)]
+struct Tables {
+    offsets: Option<Header>,
+    runs: Option<Header>,
+    sizes: Option<Header>,
+}
+
+fn read_mdia<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    mdia: &Header,
+    track: &mut Track,
+    tables: &mut Tables,
+) -> Result<(), Defect> {
+    let mut at = mdia.body;
+    while let Some(header) = source.child(at, mdia)? {
+        at = header.end;
+        match &header.kind {
+            b"mdhd" => (track.timescale, track.duration) = read_clock(source, &header)?,
+            b"hdlr" => {
+                if let Some([.., a, b, c, d]) = source.head::<12>(&header)? {
+                    track.handler = [a, b, c, d];
+                }
+            }
+            b"minf" => read_minf(source, &header, track, tables)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn read_minf<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    minf: &Header,
+    track: &mut Track,
+    tables: &mut Tables,
+) -> Result<(), Defect> {
+    let mut at = minf.body;
+    while let Some(header) = source.child(at, minf)? {
+        at = header.end;
+        match &header.kind {
+            b"dinf" => {
+                let mut at = header.body;
+                while let Some(inner) = source.child(at, &header)? {
+                    at = inner.end;
+                    if inner.kind == *b"dref" {
+                        track.external = is_external(source, &inner)?;
+                    }
+                }
+            }
+            b"stbl" => {
+                let mut at = header.body;
+                while let Some(inner) = source.child(at, &header)? {
+                    at = inner.end;
+                    let slot = match &inner.kind {
+                        b"stco" | b"co64" => &mut tables.offsets,
+                        b"stsc" => &mut tables.runs,
+                        b"stsz" | b"stz2" => &mut tables.sizes,
+                        _ => continue,
+                    };
+                    slot.get_or_insert(inner);
+                }
+                if let Some(offsets) = &tables.offsets {
+                    let head = source.head::<8>(offsets)?;
+                    track.has_chunks = head.is_some_and(|bytes| u32_at(&bytes, 4) > 0);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Some data reference is not "in this file" (flag 1).
+fn is_external<R: Read + Seek>(source: &mut Source<'_, R>, dref: &Header) -> Result<bool, Defect> {
+    let list = Header {
+        body: (dref.body + 8).min(dref.end),
+        ..*dref
+    };
+    let mut at = list.body;
+    while let Some(entry) = source.child(at, &list)? {
+        at = entry.end;
+        if let Some(bytes) = source.head::<4>(&entry)?
+            && bytes[3] & 1 == 0
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A table that is read a buffer at a time.
+struct Column {
+    at: u64,
+    left: u64,
+    width: usize,
+    buffer: [u8; BUFFER],
+    next: usize,
+    filled: usize,
+}
+
+impl Column {
+    /// `count` entries of `width` bytes from `skip` bytes into the body, or as
+    /// many as fit.
+    fn new(of: &Header, skip: u64, width: usize, count: u64) -> Column {
+        let at = of.body.saturating_add(skip).min(of.end);
+        Column {
+            at,
+            left: count.min((of.end - at) / width as u64),
+            width,
+            buffer: [0; BUFFER],
+            next: 0,
+            filled: 0,
+        }
+    }
+
+    /// The next entry; `None` at the end, also at the end of the budget.
+    fn pull<R: Read + Seek>(
+        &mut self,
+        source: &mut Source<'_, R>,
+    ) -> Result<Option<&[u8]>, Defect> {
+        if self.next == self.filled {
+            let count = self
+                .left
+                .min((BUFFER / self.width) as u64)
+                .min(source.entries);
+            if count == 0 {
+                return Ok(None);
+            }
+            source.entries -= count;
+            self.left -= count;
+            self.filled = count as usize * self.width;
+            self.next = 0;
+            source.read(self.at, &mut self.buffer[..self.filled])?;
+            self.at += self.filled as u64;
+        }
+        let entry = self.next..self.next + self.width;
+        self.next = entry.end;
+        Ok(Some(&self.buffer[entry]))
+    }
+}
+
+/// How large the samples of a track are.
+enum Sizes {
+    /// All alike, so many of them.
+    Same(u64, u64),
+    Each(Box<Column>),
+    Unknown,
+}
+
+/// Every chunk must lie inside the file.
+fn check_chunks<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    tables: &Tables,
+    track: &Track,
+) -> Result<(), Defect> {
+    let Some(offsets) = &tables.offsets else {
+        return Ok(());
+    };
+    let Some(head) = source.head::<8>(offsets)? else {
+        return Ok(());
+    };
+    let width = if offsets.kind == *b"co64" { 8 } else { 4 };
+    let mut offsets = Column::new(offsets, 8, width, u64::from(u32_at(&head, 4)));
+
+    let mut sizes = Sizes::Unknown;
+    if let Some(header) = &tables.sizes
+        && header.kind == *b"stsz"
+        && let Some(head) = source.head::<12>(header)?
+    {
+        let count = u64::from(u32_at(&head, 8));
+        sizes = match u64::from(u32_at(&head, 4)) {
+            0 => Sizes::Each(Box::new(Column::new(header, 12, 4, count))),
+            // QuickTime writes 1 for sound that is packed differently.
+            1 => Sizes::Unknown,
+            size => Sizes::Same(size, count),
+        };
+    }
+    let mut runs = None;
+    if let Some(header) = &tables.runs
+        && let Some(head) = source.head::<8>(header)?
+    {
+        runs = Some(Column::new(header, 8, 12, u64::from(u32_at(&head, 4))));
+    } else {
+        sizes = Sizes::Unknown;
+    }
+
+    let mut per_chunk = 0;
+    let mut coming = pull_run(&mut runs, source)?;
+    let mut chunk = 0_u64;
+    let mut needs = 0;
+    while let Some(entry) = offsets.pull(source)? {
+        let offset = match entry.len() {
+            8 => u64_at(entry, 0),
+            _ => u64::from(u32_at(entry, 0)),
+        };
+        chunk += 1;
+        while let Some((first, samples)) = coming
+            && first <= chunk
+        {
+            per_chunk = samples;
+            coming = pull_run(&mut runs, source)?;
+        }
+        let bytes = match &mut sizes {
+            // At least its first byte.
+            Sizes::Unknown => 1,
+            Sizes::Same(size, left) => {
+                let samples = per_chunk.min(*left);
+                *left -= samples;
+                samples.saturating_mul(*size)
+            }
+            Sizes::Each(column) => {
+                let mut sum = 0_u64;
+                for _ in 0..per_chunk {
+                    let Some(entry) = column.pull(source)? else {
+                        break;
+                    };
+                    sum += u64::from(u32_at(entry, 0));
+                }
+                sum
+            }
+        };
+        if bytes > 0 {
+            needs = needs.max(offset.saturating_add(bytes));
+        }
+    }
+    if needs > source.length {
+        return Err(Defect::CutSamples {
+            table: "sample table",
+            track: track.name(),
+            needs,
+            length: source.length,
+        });
+    }
+    Ok(())
+}
+
+/// The next (first chunk, samples per chunk).
+fn pull_run<R: Read + Seek>(
+    runs: &mut Option<Column>,
+    source: &mut Source<'_, R>,
+) -> Result<Option<(u64, u64)>, Defect> {
+    let Some(runs) = runs else {
+        return Ok(None);
+    };
+    Ok(runs
+        .pull(source)?
+        .map(|entry| (u64::from(u32_at(entry, 0)), u64::from(u32_at(entry, 4)))))
+}
+
+/// The second pass: `moof` and `sidx`, as far as the walk went.
+fn read_fragments<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    movie: &mut Description,
+    end: u64,
+) -> Result<(), Defect> {
+    let mut at = 0;
+    while let Found::Box(header) = source.look(at, end, true)? {
+        at = header.end;
+        match &header.kind {
+            b"moof" => read_moof(source, &header, movie)?,
+            b"sidx" => movie.has_index |= check_index(source, &header)? > 1,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whatever it refers to must lie inside the file. Answers how many references
+/// it has.
+fn check_index<R: Read + Seek>(source: &mut Source<'_, R>, sidx: &Header) -> Result<u32, Defect> {
+    let Some(short) = source.head::<24>(sidx)? else {
+        return Ok(0);
+    };
+    let (first, count, entries) = if short[0] == 0 {
+        (u64::from(u32_at(&short, 16)), u32_at(&short, 20), 24)
+    } else {
+        let Some(long) = source.head::<32>(sidx)? else {
+            return Ok(0);
+        };
+        (u64_at(&long, 20), u32_at(&long, 28), 32)
+    };
+    let mut references = Column::new(sidx, entries, 12, u64::from(count & 0xffff));
+    let mut needs = sidx.end.saturating_add(first);
+    while let Some(entry) = references.pull(source)? {
+        needs = needs.saturating_add(u64::from(u32_at(entry, 0) & 0x7fff_ffff));
+    }
+    if needs > source.length {
+        return Err(Defect::CutIndex {
+            needs,
+            length: source.length,
+        });
+    }
+    Ok(count & 0xffff)
+}
+
+/// What holds for the runs of one `traf`.
+#[derive(Default)]
+struct Fragment {
+    track: Option<usize>,
+    /// Where offsets count from, and where the next run begins if it does not
+    /// say.
+    base: u64,
+    next: u64,
+    duration: Option<u32>,
+    size: Option<u32>,
+    /// From `tfdt`.
+    begins: Option<u64>,
+    length: u64,
+}
+
+fn read_moof<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    moof: &Header,
+    movie: &mut Description,
+) -> Result<(), Defect> {
+    let mut after_last = moof.start;
+    let mut at = moof.body;
+    while let Some(traf) = source.child(at, moof)? {
+        at = traf.end;
+        if traf.kind != *b"traf" {
+            continue;
+        }
+        let mut fragment = Fragment {
+            base: after_last,
+            next: after_last,
+            ..Fragment::default()
+        };
+        let mut inside = traf.body;
+        while let Some(header) = source.child(inside, &traf)? {
+            inside = header.end;
+            match &header.kind {
+                b"tfhd" => read_tfhd(source, &header, moof, movie, &mut fragment)?,
+                b"tfdt" => {
+                    if let Some(bytes) = source.head::<8>(&header)? {
+                        fragment.begins = match bytes[0] {
+                            0 => Some(u64::from(u32_at(&bytes, 4))),
+                            _ => source.head::<12>(&header)?.map(|bytes| u64_at(&bytes, 4)),
+                        };
+                    }
+                }
+                b"trun" => read_trun(source, &header, movie, &mut fragment)?,
+                _ => {}
+            }
+        }
+        after_last = fragment.next;
+        match fragment.track.and_then(|index| movie.tracks.get_mut(index)) {
+            Some(track) => {
+                track.fragments = track.fragments.saturating_add(fragment.length);
+                if let Some(begins) = fragment.begins {
+                    let end = begins.saturating_add(fragment.length);
+                    track.latest = track.latest.max(end);
+                }
+            }
+            None => movie.unsure = true,
+        }
+    }
+    Ok(())
+}
+
+fn read_tfhd<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    header: &Header,
+    moof: &Header,
+    movie: &Description,
+    fragment: &mut Fragment,
+) -> Result<(), Defect> {
+    let Some(bytes) = source.head::<8>(header)? else {
+        return Ok(());
+    };
+    let flags = u32_at(&bytes, 0);
+    let id = u32_at(&bytes, 4);
+    fragment.track = movie.tracks.iter().position(|track| track.id == id);
+    if let Some(defaults) = movie.defaults.iter().find(|defaults| defaults.track == id) {
+        fragment.duration = Some(defaults.duration);
+        fragment.size = Some(defaults.size);
+    }
+    // At most 8 + 4 + 4 + 4 + 4 bytes of optional fields.
+    let mut optional = [0; 24];
+    let there = (header.end - header.body - 8).min(24) as usize;
+    source.read(header.body + 8, &mut optional[..there])?;
+    let mut at = 0;
+    let mut take = |flag: u32, width: usize| {
+        let from = at;
+        let present = flags & flag != 0 && from + width <= there;
+        if flags & flag != 0 {
+            at += width;
+        }
+        present.then_some(from)
+    };
+    let base = take(0x1, 8);
+    take(0x2, 4);
+    let duration = take(0x8, 4);
+    let size = take(0x10, 4);
+    if let Some(at) = base {
+        fragment.base = u64_at(&optional, at);
+    } else if flags & 0x2_0000 != 0 {
+        fragment.base = moof.start;
+    }
+    fragment.next = fragment.base;
+    if let Some(at) = duration {
+        fragment.duration = Some(u32_at(&optional, at));
+    }
+    if let Some(at) = size {
+        fragment.size = Some(u32_at(&optional, at));
+    }
+    Ok(())
+}
+
+fn read_trun<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    header: &Header,
+    movie: &mut Description,
+    fragment: &mut Fragment,
+) -> Result<(), Defect> {
+    let Some(bytes) = source.head::<8>(header)? else {
+        movie.unsure = true;
+        return Ok(());
+    };
+    let flags = u32_at(&bytes, 0);
+    let count = u64::from(u32_at(&bytes, 4));
+    let mut skip = 8;
+    if flags & 0x1 != 0 {
+        if let Some(bytes) = source.head::<12>(header)? {
+            let offset = u32_at(&bytes, 8).cast_signed();
+            fragment.next = fragment.base.saturating_add_signed(i64::from(offset));
+        }
+        skip += 4;
+    }
+    if flags & 0x4 != 0 {
+        skip += 4;
+    }
+    let field = |flag: u32| usize::from(flags & flag != 0) * 4;
+    let width = field(0x100) + field(0x200) + field(0x400) + field(0x800);
+    let (mut ticks, mut bytes) = (0_u64, 0_u64);
+    if flags & 0x300 != 0 {
+        let mut column = Column::new(header, skip, width, count);
+        let mut seen = 0;
+        while let Some(entry) = column.pull(source)? {
+            seen += 1;
+            if flags & 0x100 != 0 {
+                ticks += u64::from(u32_at(entry, 0));
+            }
+            if flags & 0x200 != 0 {
+                bytes += u64::from(u32_at(entry, field(0x100)));
+            }
+        }
+        movie.unsure |= seen < count;
+    }
+    if flags & 0x100 == 0 {
+        match fragment.duration {
+            Some(duration) => ticks = count * u64::from(duration),
+            None => movie.unsure = true,
+        }
+    }
+    if flags & 0x200 == 0 {
+        bytes = count * u64::from(fragment.size.unwrap_or(0));
+    }
+    fragment.length = fragment.length.saturating_add(ticks);
+    fragment.next = fragment.next.saturating_add(bytes);
+    let track = fragment.track.and_then(|index| movie.tracks.get(index));
+    if bytes > 0 && fragment.next > source.length && track.is_none_or(|track| !track.external) {
+        return Err(Defect::CutSamples {
+            table: "fragment",
+            track: track.map_or("track", Track::name),
+            needs: fragment.next,
+            length: source.length,
+        });
+    }
+    Ok(())
+}
+
+/// Small files of every kind, for the tests of this room and of its callers.
+#[cfg(test)]
+pub(crate) mod sample {
+    /// A box with a 32-bit size.
+    pub fn boxed(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
+        let size = u32::try_from(body.len() + 8).unwrap();
+        [&size.to_be_bytes()[..], kind, body].concat()
+    }
+
+    /// A box with a 64-bit size.
+    pub fn wide(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
+        let size = body.len() as u64 + 16;
+        [&[0, 0, 0, 1], &kind[..], &size.to_be_bytes(), body].concat()
+    }
+
+    /// A box that runs to the end of the file.
+    pub fn open(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
+        [&[0; 4], &kind[..], body].concat()
+    }
+
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_be_bytes()).collect()
+    }
+
+    pub fn ftyp() -> Vec<u8> {
+        boxed(b"ftyp", b"isom\0\0\x02\0isomiso2avc1mp41")
+    }
+
+    /// How the sample tables of a track are written.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Table {
+        /// `stco` and a size for each sample.
+        Each,
+        /// `stco` and one size for all.
+        Same,
+        /// `co64` and a size for each sample.
+        Wide,
+        /// No chunks: the samples are in fragments.
+        Empty,
+    }
+
+    /// All samples of a track together; the first two are in one chunk.
+    pub const BYTES: u32 = 100;
+
+    /// A track of six seconds at time scale 600 with its samples at `at`.
+    pub fn trak(id: u32, handler: &[u8; 4], table: Table, at: u32) -> Vec<u8> {
+        let (width, height) = if handler == b"vide" {
+            (1280, 720)
+        } else {
+            (0, 0)
+        };
+        let mut tkhd = words(&[3, 0, 0, id, 0, 6000, 0, 0, 0, 0]);
+        tkhd.extend(words(&[1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30]));
+        tkhd.extend(words(&[width << 16, height << 16]));
+        let long = table != Table::Empty;
+        let mdhd = words(&[0, 0, 0, 600, if long { 3600 } else { 0 }, 0]);
+        let mut hdlr = words(&[0, 0]);
+        hdlr.extend(handler);
+        hdlr.extend([0; 13]);
+        let url = boxed(b"url ", &words(&[1]));
+        let dref = boxed(b"dref", &[words(&[0, 1]), url].concat());
+        let (offsets, runs, sizes) = match table {
+            Table::Each => (
+                boxed(b"stco", &words(&[0, 2, at, at + 64])),
+                words(&[0, 2, 1, 2, 1, 2, 1, 1]),
+                words(&[0, 0, 3, 40, 24, 36]),
+            ),
+            Table::Same => (
+                boxed(b"stco", &words(&[0, 2, at, at + 50])),
+                words(&[0, 1, 1, 5, 1]),
+                words(&[0, 10, 10]),
+            ),
+            Table::Wide => (
+                boxed(b"co64", &words(&[0, 2, 0, at, 0, at + 64])),
+                words(&[0, 2, 1, 2, 1, 2, 1, 1]),
+                words(&[0, 0, 3, 40, 24, 36]),
+            ),
+            Table::Empty => (
+                boxed(b"stco", &words(&[0, 0])),
+                words(&[0, 0]),
+                words(&[0, 0, 0]),
+            ),
+        };
+        let stbl = [
+            boxed(b"stsd", &words(&[0, 0])),
+            boxed(b"stsc", &runs),
+            boxed(b"stsz", &sizes),
+            offsets,
+        ];
+        let minf = [boxed(b"dinf", &dref), boxed(b"stbl", &stbl.concat())];
+        let mdia = [
+            boxed(b"mdhd", &mdhd),
+            boxed(b"hdlr", &hdlr),
+            boxed(b"minf", &minf.concat()),
+        ];
+        boxed(
+            b"trak",
+            &[boxed(b"tkhd", &tkhd), boxed(b"mdia", &mdia.concat())].concat(),
+        )
+    }
+
+    pub fn mvhd(duration: u32) -> Vec<u8> {
+        let mut body = words(&[0, 0, 0, 1000, duration]);
+        body.extend([0; 80]);
+        boxed(b"mvhd", &body)
+    }
+
+    pub fn moov(parts: &[Vec<u8>]) -> Vec<u8> {
+        boxed(b"moov", &parts.concat())
+    }
+
+    /// Samples that cannot be taken for boxes.
+    pub fn media(length: u32) -> Vec<u8> {
+        (0..length).map(|n| 0x80 | n as u8).collect()
+    }
+
+    /// A `moof` for two tracks with two samples of 40 bytes each, its `mdat`
+    /// to follow at once: one second.
+    fn moof(nth: u32, explicit: Option<u32>) -> Vec<u8> {
+        let build = |first: u32| {
+            let traf = |id: u32, offset: u32, sized: bool| {
+                let mut tfhd = match explicit {
+                    Some(start) => words(&[1, id, 0, start]),
+                    None => words(&[0x2_0000, id]),
+                };
+                if sized {
+                    // Duration and size of all samples, in place of the run's.
+                    tfhd[3] |= 0x18;
+                    tfhd.extend(words(&[300, 40]));
+                }
+                let trun = match sized {
+                    true => words(&[1, 2, offset]),
+                    false => words(&[0x301, 2, offset, 300, 40, 300, 40]),
+                };
+                let tfdt = words(&[0, nth * 600]);
+                boxed(
+                    b"traf",
+                    &[
+                        boxed(b"tfhd", &tfhd),
+                        boxed(b"tfdt", &tfdt),
+                        boxed(b"trun", &trun),
+                    ]
+                    .concat(),
+                )
+            };
+            let mfhd = boxed(b"mfhd", &words(&[0, nth + 1]));
+            boxed(
+                b"moof",
+                &[mfhd, traf(1, first, false), traf(2, first + 80, true)].concat(),
+            )
+        };
+        let length = u32::try_from(build(0).len()).unwrap();
+        build(length + 8)
+    }
+
+    /// What a fragmented file tells of its own length.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Promise {
+        Nothing,
+        Mehd,
+        Sidx,
+    }
+
+    /// Three fragments of a second each.
+    pub fn fragmented(promise: Promise, explicit: bool, last_open: bool) -> Vec<u8> {
+        let mut mvex = Vec::new();
+        if promise == Promise::Mehd {
+            mvex.extend(boxed(b"mehd", &words(&[0, 3000])));
+        }
+        for id in [1, 2] {
+            mvex.extend(boxed(b"trex", &words(&[0, id, 1, 0, 0, 0])));
+        }
+        let mut file = ftyp();
+        file.extend(moov(&[
+            mvhd(0),
+            trak(1, b"vide", Table::Empty, 0),
+            trak(2, b"soun", Table::Empty, 0),
+            boxed(b"mvex", &mvex),
+        ]));
+        let one = moof(0, explicit.then_some(0)).len() as u32 + 8 + 160;
+        if promise == Promise::Sidx {
+            let mut sidx = words(&[0, 1, 600, 0, 0, 3]);
+            for _ in 0..3 {
+                sidx.extend(words(&[one, 600, 0x9000_0000]));
+            }
+            file.extend(boxed(b"sidx", &sidx));
+        }
+        for nth in 0..3 {
+            file.extend(moof(nth, explicit.then_some(file.len() as u32)));
+            let body = media(160);
+            file.extend(match last_open && nth == 2 {
+                true => open(b"mdat", &body),
+                false => boxed(b"mdat", &body),
+            });
+        }
+        file
+    }
+
+    /// `moov` first, then an `mdat` written by `write`.
+    pub fn moov_first(table: Table, write: impl Fn(&[u8; 4], &[u8]) -> Vec<u8>) -> Vec<u8> {
+        let media = media(2 * BYTES);
+        let mdat = write(b"mdat", &media);
+        let build = |at: u32| {
+            moov(&[
+                mvhd(6000),
+                trak(1, b"vide", table, at),
+                trak(2, b"soun", table, at + BYTES),
+            ])
+        };
+        let header = mdat.len() - media.len();
+        let at = ftyp().len() + build(0).len() + header;
+        [ftyp(), build(at as u32), mdat].concat()
+    }
+
+    /// `mdat` first, then a `moov`.
+    pub fn moov_last(write: impl Fn(&[u8; 4], &[u8]) -> Vec<u8>) -> Vec<u8> {
+        let mdat = boxed(b"mdat", &media(BYTES));
+        let at = ftyp().len() as u32 + 8;
+        let body = [mvhd(6000), trak(1, b"vide", Table::Each, at)].concat();
+        [ftyp(), mdat, write(b"moov", &body)].concat()
+    }
+
+    /// The plainest whole video.
+    pub fn video() -> Vec<u8> {
+        moov_first(Table::Each, boxed)
+    }
+
+    /// One of each kind.
+    pub fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
+        let mut padded = video();
+        padded.extend(open(b"\0\0\0\0", &[0; 20]));
+        vec![
+            ("moov first", video()),
+            ("one size for all", moov_first(Table::Same, boxed)),
+            ("co64", moov_first(Table::Wide, boxed)),
+            ("64-bit mdat", moov_first(Table::Each, wide)),
+            ("mdat to the end", moov_first(Table::Each, open)),
+            ("mdat to the end, one size", moov_first(Table::Same, open)),
+            ("mdat to the end, co64", moov_first(Table::Wide, open)),
+            ("moov last", moov_last(boxed)),
+            ("64-bit moov last", moov_last(wide)),
+            ("moov to the end", moov_last(open)),
+            ("mehd", fragmented(Promise::Mehd, false, false)),
+            (
+                "mehd, absolute offsets",
+                fragmented(Promise::Mehd, true, false),
+            ),
+            (
+                "mehd, mdat to the end",
+                fragmented(Promise::Mehd, false, true),
+            ),
+            ("sidx", fragmented(Promise::Sidx, false, false)),
+            (
+                "sidx, mdat to the end",
+                fragmented(Promise::Sidx, true, true),
+            ),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+
+    use super::sample::*;
+    use super::*;
+
+    fn judge(bytes: &[u8]) -> Result<Movie, Defect> {
+        inspect(&mut Cursor::new(bytes), bytes.len() as u64)
+    }
+
+    fn words(bytes: &[u8]) -> String {
+        judge(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_kind_of_whole_file_is_accepted() {
+        for (name, file) in every_kind() {
+            let fragmented = name.contains("mehd") || name.contains("sidx");
+            let movie = judge(&file).unwrap_or_else(|defect| panic!("{name}: {defect}"));
+            let expected = Movie {
+                duration_ms: Some(if fragmented { 3000 } else { 6000 }),
+                width: Some(1280),
+                height: Some(720),
+                fragmented,
+                open_ended: false,
+            };
+            assert_eq!(movie, expected, "{name}");
+        }
+    }
+
+    /// All cuts, not a sample of them: the files are small.
+    #[test]
+    fn every_cut_of_every_kind_is_refused_as_one() {
+        for (name, file) in every_kind() {
+            for length in 0..file.len() {
+                match judge(&file[..length]) {
+                    Ok(movie) => panic!("{name} cut to {length} of {}: {movie:?}", file.len()),
+                    // Only `moov` is left of the last box, without its tracks.
+                    Err(Defect::NoTrack) if name == "moov to the end" => {}
+                    Err(defect) => assert!(defect.is_truncation(), "{name} at {length}: {defect}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_inside_what_follows_the_video_is_refused_too() {
+        for tail in [boxed(b"free", &[0; 30]), wide(b"uuid", &[7; 30])] {
+            let whole = video();
+            let file = [whole.clone(), tail].concat();
+            judge(&file).unwrap();
+            // At the boundary itself nothing is lost.
+            judge(&file[..whole.len()]).unwrap();
+            for length in whole.len() + 1..file.len() {
+                assert!(judge(&file[..length]).unwrap_err().is_truncation());
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_between_fragments_shows_where_the_file_promised_more() {
+        let starts = |file: &[u8]| -> Vec<usize> {
+            let found = file.windows(4).enumerate().filter(|(_, w)| w == b"moof");
+            found.map(|(at, _)| at - 4).collect()
+        };
+        let file = fragmented(Promise::Mehd, false, false);
+        assert_eq!(
+            words(&file[..starts(&file)[2]]),
+            "cut off: the movie promises 3000 ms, its fragments hold 2000 ms"
+        );
+        let file = fragmented(Promise::Sidx, false, false);
+        let cut = &file[..starts(&file)[2]];
+        assert!(words(cut).starts_with("cut off: the segment index covers bytes up to"));
+        // Without a promise there is no telling but by the duration.
+        let file = fragmented(Promise::Nothing, false, false);
+        let whole = judge(&file).unwrap();
+        assert_eq!((whole.duration_ms, whole.open_ended), (Some(3000), true));
+        let movie = judge(&file[..starts(&file)[2]]).unwrap();
+        assert_eq!((movie.duration_ms, movie.open_ended), (Some(2000), true));
+        let ended = judge(&[&file[..], &boxed(b"mfra", &[])].concat()).unwrap();
+        assert!(!ended.open_ended);
+    }
+
+    #[test]
+    fn what_is_appended_does_not_cost_the_video() {
+        let whole = video();
+        let with = |tail: &[u8]| judge(&[&whole[..], tail].concat());
+        for tail in [
+            &[0; 4][..],
+            &[0; 7],
+            &[0; 8],
+            &[0; 512],
+            &[0, 0, 0, 3, 9, 9, 9, 9, 9],
+        ] {
+            with(tail).unwrap_or_else(|defect| panic!("{tail:?}: {defect}"));
+        }
+        for tail in [
+            &[0; 1][..],
+            &[0; 3],
+            b"\n",
+            b"\0\0\0\x20fre",
+            b"<!-- end -->",
+        ] {
+            assert!(with(tail).unwrap_err().is_truncation(), "{tail:?}");
+        }
+    }
+
+    #[test]
+    fn odd_but_whole_is_accepted() {
+        let change = |from: &[u8], to: &[u8]| {
+            let mut file = video();
+            let at = file.windows(from.len()).position(|w| w == from).unwrap();
+            file[at..at + to.len()].copy_from_slice(to);
+            file
+        };
+        for (name, file) in [
+            ("no sizes", change(b"stsz", b"xxxx")),
+            ("no runs", change(b"stsc", b"xxxx")),
+            ("no chunks", change(b"stco", b"xxxx")),
+            ("no data reference", change(b"dinf", b"xxxx")),
+            (
+                "too many entries",
+                change(b"stsz\0\0\0\0\0\0\0\0\0\0", b"stsz\0\0\0\0\0\0\0\0\x7f\xff"),
+            ),
+            (
+                "a child that overruns",
+                change(b"\0\0\0\x10stsd", b"\0\x10\0\0stsd"),
+            ),
+        ] {
+            judge(&file).unwrap_or_else(|defect| panic!("{name}: {defect}"));
+        }
+    }
+
+    #[test]
+    fn a_track_that_lies_in_another_file_is_not_looked_for_here() {
+        let mut file = video();
+        let at = file.windows(4).position(|w| w == b"stco").unwrap();
+        file[at + 12] = 0x7f;
+        assert!(matches!(
+            judge(&file),
+            Err(Defect::CutSamples {
+                track: "picture",
+                ..
+            })
+        ));
+        let url = file.windows(4).position(|w| w == b"url ").unwrap();
+        file[url + 7] = 0;
+        judge(&file).unwrap();
+    }
+
+    #[test]
+    fn the_words_say_what_is_wrong() {
+        let whole = video();
+        let ftyp = ftyp();
+        for (file, expected) in [
+            (&b""[..], "empty: not one byte came"),
+            (b"OK", "not an MP4: begins with `OK`"),
+            (b"\0\0\0\x20fty", "cut off: there are only 7 bytes"),
+            (
+                b"<!DOCTYPE html>\n<html>",
+                r"not an MP4: begins with `<!DOCTYPE html>\n<html>`",
+            ),
+            (
+                "\u{feff}{\"error\":\"没有\"}".as_bytes(),
+                "not an MP4: begins with `{\"error\":\"没有\"}`",
+            ),
+            (
+                b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+                r"not an MP4: begins with `\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR`",
+            ),
+            (
+                &boxed(b"moov", &[]),
+                r"not an MP4: begins with `\x00\x00\x00\x08moov`",
+            ),
+            (
+                &ftyp,
+                "no `moov` box: the file holds no description of the movie",
+            ),
+            (
+                &[&ftyp[..], &boxed(b"mdat", &[1])].concat(),
+                "no `moov` box: the file holds no description of the movie",
+            ),
+            (
+                &[&ftyp[..], &moov(&[mvhd(1)])].concat(),
+                "no `mdat` box: the file holds no picture data",
+            ),
+            (
+                &[&ftyp[..], &moov(&[mvhd(1)]), &boxed(b"mdat", &[])].concat(),
+                "no picture data: `mdat` is empty",
+            ),
+            (
+                &[&ftyp[..], &moov(&[mvhd(1)]), &boxed(b"mdat", &[1])].concat(),
+                "no track in `moov`: there is nothing to play",
+            ),
+            (
+                &[&ftyp[..], b"\0\0\0\x05abcd"].concat(),
+                "broken: the box `abcd` at offset 32 claims 5 bytes, fewer than its header",
+            ),
+            (
+                &whole[..whole.len() - 9],
+                "cut off: box `mdat` at offset 822 claims 208 bytes, the file ends 9 bytes earlier",
+            ),
+            (
+                &whole[..827],
+                "cut off: the file ends 5 bytes into the header of the box at offset 822",
+            ),
+            (
+                &moov_first(Table::Each, open)[..1029],
+                "cut off: the sample table of the sound refers to bytes up to 1030, the file has 1029",
+            ),
+        ] {
+            assert_eq!(words(file), expected);
+        }
+    }
+
+    #[test]
+    fn a_quarter_turn_swaps_the_sides() {
+        let mut file = video();
+        let tkhd = file.windows(4).position(|w| w == b"tkhd").unwrap() + 4;
+        file[tkhd + 40..tkhd + 48].copy_from_slice(&[0, 0, 0, 0, 0, 1, 0, 0]);
+        let movie = judge(&file).unwrap();
+        assert_eq!((movie.width, movie.height), (Some(720), Some(1280)));
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_read_is_no_verdict_on_the_video() {
+        let file = video();
+        let result = inspect(&mut Cursor::new(&file[..100]), file.len() as u64);
+        assert!(matches!(result, Err(Defect::Unreadable(_))));
+    }
+
+    #[test]
+    fn boxes_without_end_are_given_up_on() {
+        let mut file = ftyp();
+        file.extend(boxed(b"free", &[]).repeat(MAX_BOXES as usize));
+        assert!(matches!(judge(&file), Err(Defect::TooManyBoxes)));
+    }
+
+    #[test]
+    fn a_table_is_read_no_further_than_the_budget_and_its_box() {
+        let file: Vec<u8> = (0..4000_u32).flat_map(u32::to_be_bytes).collect();
+        let table = Header {
+            kind: *b"stco",
+            start: 0,
+            body: 0,
+            end: file.len() as u64,
+            open: false,
+        };
+        for (count, budget, expected) in
+            [(4000, 5000, 4000), (9999, 5000, 4000), (9999, 1500, 1500)]
+        {
+            let mut source = Source {
+                input: &mut Cursor::new(&file),
+                length: file.len() as u64,
+                boxes: 0,
+                entries: budget,
+            };
+            let mut column = Column::new(&table, 0, 4, count);
+            let mut seen = 0;
+            while let Some(entry) = column.pull(&mut source).unwrap() {
+                assert_eq!(u32_at(entry, 0), seen);
+                seen += 1;
+            }
+            assert_eq!(seen, expected);
+        }
+    }
+
+    /// Counts what is asked of the input.
+    struct Counting<'a> {
+        inner: Cursor<&'a [u8]>,
+        reads: u64,
+        bytes: u64,
+    }
+
+    impl Read for Counting<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let count = self.inner.read(buffer)?;
+            self.reads += 1;
+            self.bytes += count as u64;
+            Ok(count)
+        }
+    }
+
+    impl Seek for Counting<'_> {
+        fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+            self.inner.seek(to)
+        }
+    }
+
+    /// No mutation may cost more than a small multiple of the file's length.
+    fn bounded(file: &[u8]) -> Result<(), TestCaseError> {
+        let mut input = Counting {
+            inner: Cursor::new(file),
+            reads: 0,
+            bytes: 0,
+        };
+        let _ = inspect(&mut input, file.len() as u64);
+        let length = file.len() as u64;
+        prop_assert!(input.reads <= 64 + length, "{} reads", input.reads);
+        prop_assert!(input.bytes <= 256 + 12 * length, "{} bytes", input.bytes);
+        Ok(())
+    }
+
+    fn kinds() -> impl Strategy<Value = Vec<u8>> {
+        let files: Vec<_> = every_kind().into_iter().map(|(_, file)| file).collect();
+        prop::sample::select(files)
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            prop_assert!(judge(&bytes).is_err());
+            bounded(&bytes)?;
+            bounded(&[&ftyp()[..], &bytes].concat())?;
+        }
+
+        #[test]
+        fn a_mutation_costs_no_more_than_the_file(
+            mut file in kinds(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            for (at, byte) in changes {
+                let at = at.index(file.len());
+                file[at] = byte;
+            }
+            bounded(&file)?;
+            bounded(&file[..cut.index(file.len())])?;
+        }
+
+        /// Sizes and counts are the fields that hurt.
+        #[test]
+        fn absurd_numbers_cost_no_more_either(
+            mut file in kinds(),
+            places in prop::collection::vec(any::<prop::sample::Index>(), 1..4),
+            number in prop::sample::select(vec![0, 1, 2, 7, 8, 9, 0x7fff_ffff, 0xffff_fff0, u32::MAX]),
+        ) {
+            for place in places {
+                let at = place.index(file.len() / 4) * 4;
+                file[at..at + 4].copy_from_slice(&u32::to_be_bytes(number));
+            }
+            bounded(&file)?;
+        }
+
+        /// What stands between the boxes does not change the verdict on a cut.
+        #[test]
+        fn any_cut_of_any_layout_is_refused(
+            free in prop::collection::vec(0_usize..40, 3),
+            is_wide in any::<bool>(),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let write = if is_wide { wide } else { boxed };
+            let filler: Vec<_> = free.iter().map(|n| boxed(b"free", &vec![0; *n])).collect();
+            let before = [ftyp(), filler[0].clone()].concat();
+            let body = media(BYTES);
+            let mdat = write(b"mdat", &body);
+            let offset = before.len() + mdat.len() - body.len();
+            let track = trak(1, b"vide", Table::Each, offset as u32);
+            let file = [before, mdat, filler[1].clone(), moov(&[mvhd(6000), track])].concat();
+            prop_assert!(judge(&file).is_ok());
+            let cut = judge(&file[..at.index(file.len())]);
+            prop_assert!(cut.is_err_and(|defect| defect.is_truncation()));
+        }
+    }
+}
