@@ -7,3 +7,4 @@
 pub mod job;
 pub mod money;
 pub mod mp4;
+pub mod naming;
