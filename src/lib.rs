@@ -8,3 +8,4 @@ pub mod job;
 pub mod money;
 pub mod mp4;
 pub mod naming;
+pub mod sink;
