@@ -1753,6 +1753,35 @@ mod tests {
         assert!(matches!(judge(&file), Err(Defect::TooManyBoxes)));
     }
 
+    #[test]
+    fn a_table_is_read_no_further_than_the_budget_and_its_box() {
+        let file: Vec<u8> = (0..4000_u32).flat_map(u32::to_be_bytes).collect();
+        let table = Header {
+            kind: *b"stco",
+            start: 0,
+            body: 0,
+            end: file.len() as u64,
+            open: false,
+        };
+        for (count, budget, expected) in
+            [(4000, 5000, 4000), (9999, 5000, 4000), (9999, 1500, 1500)]
+        {
+            let mut source = Source {
+                input: &mut Cursor::new(&file),
+                length: file.len() as u64,
+                boxes: 0,
+                entries: budget,
+            };
+            let mut column = Column::new(&table, 0, 4, count);
+            let mut seen = 0;
+            while let Some(entry) = column.pull(&mut source).unwrap() {
+                assert_eq!(u32_at(entry, 0), seen);
+                seen += 1;
+            }
+            assert_eq!(seen, expected);
+        }
+    }
+
     /// Counts what is asked of the input.
     struct Counting<'a> {
         inner: Cursor<&'a [u8]>,
