@@ -398,6 +398,13 @@ impl Fetch<'_> {
                 }
             }
         }
+        let length_known =
+            opened.length.is_some() || opened.range.is_some_and(|(_, total)| total.is_some());
+        if !length_known && self.seems_cut().await {
+            return Answer::Useless(
+                "shorter than asked, and nothing shows that it is whole".to_owned(),
+            );
+        }
         match self.part.finish(None).await {
             Ok((file, movie)) => Answer::Saved(file, movie),
             Err(error) => {
@@ -410,6 +417,23 @@ impl Fetch<'_> {
                 failed_answer(error)
             }
         }
+    }
+}
+
+impl Fetch<'_> {
+    /// A fragmented video may be cut between two fragments and look whole. Where
+    /// nobody said how long it is, a short one is fetched again, but in the end kept.
+    async fn seems_cut(&mut self) -> bool {
+        if self.job.faults >= PATIENCE {
+            return false;
+        }
+        let asked = u64::from(self.job.spec.duration) * 1_000;
+        self.part.inspect().await.is_ok_and(|movie| {
+            movie.open_ended
+                && movie
+                    .duration_ms
+                    .is_some_and(|is| is + DURATION_TOLERANCE < asked)
+        })
     }
 }
 
