@@ -14,6 +14,7 @@ pub mod mp4;
 pub mod naming;
 pub mod step;
 pub mod verdict;
+pub mod view;
 
 // The rim: what reads and writes.
 pub mod clock;
@@ -31,3 +32,10 @@ pub mod poller;
 pub mod scheduler;
 pub mod service;
 pub mod stats;
+
+// The ways in and out for other programs.
+pub mod http;
+pub mod queue;
+pub mod webhook;
+
+pub use queue::Queue;

@@ -472,6 +472,15 @@ async fn set_aside(conn: &mut SqliteConnection, corrupt: &Corrupt) -> Result<(),
         .bind(FailureCode::CorruptRow.as_str())
         .bind(format!("the row cannot be read: {}", corrupt.reason))
         .bind(corrupt.id)
+        .execute(&mut *conn)
+        .await?;
+    let sql = format!(
+        "INSERT INTO events (job_id, at, event, state, detail) \
+         SELECT id, {now}, 'set_aside', 'failed', ? FROM jobs WHERE id = ?"
+    );
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(&corrupt.reason)
+        .bind(corrupt.id)
         .execute(conn)
         .await?;
     Ok(())
