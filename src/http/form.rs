@@ -5,9 +5,9 @@ use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request};
 use serde_json::{Map, Value};
 
-use super::create::Given;
 use super::error::{ApiError, ApiResult};
 use super::input::{MAX_BODY, broken_off, patient, too_long};
+use super::params::Given;
 
 /// The most fields of a form.
 const FIELDS: usize = 512;

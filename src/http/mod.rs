@@ -14,6 +14,7 @@ mod guard;
 mod input;
 mod jobs;
 mod openapi;
+mod params;
 mod status;
 mod videos;
 

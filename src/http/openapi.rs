@@ -8,8 +8,8 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::App;
-use super::create::OPENAI_MODELS;
 use super::error::ok;
+use super::params::OPENAI_MODELS;
 use crate::job::{MAX_NAME, MAX_PROMPT, MAX_TIME, MAX_URL, State as JobState};
 
 /// Not blank, and no NUL in it.
@@ -131,11 +131,7 @@ fn paths() -> Value {
             "The video itself",
             content_of_video.clone(),
         ),
-        json!([
-            query("variant", json!({ "enum": ["video"] })),
-            { "name": "Range", "in": "header", "schema": { "type": "string", "pattern": "^bytes=[0-9]{1,12}-$" } },
-            { "name": "If-Range", "in": "header", "schema": { "type": "string", "pattern": "^\"[0-9a-f]{64}\"$" } },
-        ]),
+        json!([query("variant", json!({ "enum": ["video"] })),]),
     );
     download["responses"]["206"] =
         json!({ "description": "A part of it", "content": content_of_video });
@@ -145,10 +141,11 @@ fn paths() -> Value {
     let jobs = json!({
         "application/json": { "schema": { "type": "array", "items": refer("NewJob") } },
         "application/x-ndjson": {
-            "schema": { "type": "string", "description": "One NewJob a line" },
-            "example": "{\"prompt\":\"A harbour at dawn\",\"image_url\":\"https://example.com/1.png\"}\n",
+            "schema": { "type": "string", "description": "One NewJob a line, as many as there are" },
         },
     });
+    let reason =
+        json!({ "type": ["string", "null"], "maxLength": 1000, "pattern": "^[^\\u0000]*$" });
     json!({
         "/v1/videos": {
             "get": asking(of_json("listVideos", "Videos, newest first", "VideoList"), json!([
@@ -204,7 +201,7 @@ fn paths() -> Value {
         "/api/status": { "get": of_json("getStatus", "Counts, batches, what is paused and why, spend", "Status") },
         "/api/pause": {
             "post": taking(of_json("pause", "Stops submitting; polling and downloads go on", "Paused"), false,
-                content("application/json", object(json!({ "reason": nullable(text(1000, "^[^\\u0000]*$")) }), &[]))),
+                content("application/json", object(json!({ "reason": reason }), &[]))),
         },
         "/api/resume": { "post": of_json("resume", "Submitting goes on", "Paused") },
         "/openapi.json": { "get": operation("describe", "This description", content("application/json", json!({ "type": "object" }))) },
