@@ -108,8 +108,6 @@ pub enum Fetched {
     Unusable {
         /// What they answered.
         reason: String,
-        /// Where the task said last that it is.
-        urls: Vec<String>,
     },
     /// Something of another's lies at its place.
     Displaced {
@@ -628,7 +626,7 @@ impl Engine {
             Fetched::Interrupted { reason, advanced } => {
                 Event::FetchInterrupted { reason, advanced }
             }
-            Fetched::Unusable { reason, urls } => Event::VideoUnusable { reason, urls },
+            Fetched::Unusable { reason } => Event::VideoUnusable { reason },
             Fetched::Displaced { reason } => match self.target_of(job, now).await? {
                 Some(target) => Event::Displaced { reason, target },
                 None => Event::FetchInterrupted {
