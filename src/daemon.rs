@@ -82,6 +82,7 @@ pub struct Daemon {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -89,6 +90,8 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            // A closed terminal must not leave a POST unanswered.
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
@@ -96,6 +99,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
             () = stop.notified() => {}
         }
     }

@@ -237,7 +237,7 @@ impl Engine {
         engine.recover(now).await?;
         engine
             .store
-            .clamp_appointments(now + step::MAX_BACKOFF)
+            .clamp_appointments(now + engine.limits.policy.interval, now + step::MAX_BACKOFF)
             .await?;
         for id in engine.store.ids_in(State::Generating).await? {
             // Whole intervals from now: no task is asked sooner than it would have been without the stop.

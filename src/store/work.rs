@@ -327,18 +327,34 @@ impl Store {
         Ok(())
     }
 
-    /// After a start: no back-off lies further ahead than reelq ever sets one.
-    pub async fn clamp_appointments(&self, latest: Millis) -> Result<(), StoreError> {
+    /// After a start: no back-off lies further ahead than `latest`, and a
+    /// download that has to ask its task anew does not ask before `earliest`.
+    pub async fn clamp_appointments(
+        &self,
+        earliest: Millis,
+        latest: Millis,
+    ) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        sqlx::query(
-            "UPDATE jobs SET due_at = ?1 WHERE due_at > ?1 AND \
-             (state = 'downloading' OR (state = 'pending' AND faults > 0 AND coalesce(not_before, 0) < due_at))",
-        )
-        .bind(latest)
-        .execute(&mut *writer)
-        .await
-        .map_err(|e| self.judge(e))?;
-        Ok(())
+        let result = async {
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            sqlx::query(
+                "UPDATE jobs SET due_at = ?1 WHERE due_at > ?1 AND \
+                 (state = 'downloading' OR (state = 'pending' AND due_at IS NOT NULL AND faults > 0 \
+                  AND coalesce(not_before, 0) < due_at))",
+            )
+            .bind(latest)
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query(
+                "UPDATE jobs SET due_at = ?1 WHERE state = 'downloading' AND faults > 0 \
+                 AND coalesce(due_at, 0) < ?1",
+            )
+            .bind(earliest)
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await
+        };
+        result.await.map_err(|e| self.judge(e))
     }
 }
 
