@@ -486,22 +486,38 @@ impl Engine {
     /// A passing error of the store keeps everything for the next call; any
     /// other, and a failed sync, means that the daemon has to stop.
     pub async fn settle(&mut self, reports: Vec<Report>, now: Millis) -> Result<(), EngineError> {
+        let mut failed = None;
         for report in reports {
-            match report {
-                Report::Posted(job, verdict) => self.posted(&job, verdict, now),
-                Report::Polled(job, verdict) => self.polled(&job, verdict, now).await?,
-                Report::Fetched(job, fetched) => self.fetched(&job, fetched, now).await?,
-                Report::Probed(result) => {
-                    self.probing = false;
-                    match result {
-                        Ok(()) => self.submit_gate.probe_answered(),
-                        Err(fault) => self.close_submit_gate(fault, now, true),
-                    }
+            // One that fails must not take the others with it: among them may be a task's id.
+            let result = match report {
+                Report::Posted(job, verdict) => {
+                    self.posted(&job, verdict, now);
+                    Ok(())
                 }
+                Report::Polled(job, verdict) => self.polled(&job, verdict, now).await,
+                Report::Fetched(job, fetched) => self.fetched(&job, fetched, now).await,
+                Report::Probed(result) => {
+                    self.probed(result, now);
+                    Ok(())
+                }
+            };
+            if let Err(error) = result {
+                failed = Some(error);
             }
         }
         self.save(now).await?;
-        self.show(now).await
+        match failed {
+            Some(error) => Err(error),
+            None => self.show(now).await,
+        }
+    }
+
+    fn probed(&mut self, result: Result<(), Fault>, now: Millis) {
+        self.probing = false;
+        match result {
+            Ok(()) => self.submit_gate.probe_answered(),
+            Err(fault) => self.close_submit_gate(fault, now, true),
+        }
     }
 
     fn posted(&mut self, job: &Job, verdict: PostVerdict, now: Millis) {
@@ -557,11 +573,13 @@ impl Engine {
         now: Millis,
     ) -> Result<(), EngineError> {
         self.polling.remove(&job.id);
+        self.schedule
+            .set(job.id, self.limits.policy.next_poll(job, now));
         let trial = self.poll_trial.take_if(|id| *id == job.id).is_some();
         self.stats.polled(&verdict);
         let event = match verdict {
             PollVerdict::Trouble(fault) => {
-                self.poll_trouble(job, fault, now, trial);
+                self.poll_trouble(job, fault, faults, now, trial);
                 return Ok(());
             }
             PollVerdict::Running { progress } => Event::Running { progress },
@@ -590,9 +608,8 @@ impl Engine {
     }
 
     /// A poll that taught nothing about its task: the job stays as it is.
-    fn poll_trouble(&mut self, job: &Job, fault: Fault, now: Millis, trial: bool) {
+    fn poll_trouble(&mut self, job: &Job, fault: Fault, faults: u32, now: Millis, trial: bool) {
         self.poll_faults_in_row += 1;
-        let faults = self.schedule.fault(job.id);
         let policy = &self.limits.policy;
         let pause = step::backoff(job.id, faults, policy.interval).max(policy.interval);
         self.schedule.set_faulty(job.id, now + pause, faults);
