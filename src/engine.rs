@@ -5,7 +5,7 @@
 //! reads no clock: the daemon acts on its [`Act`]s and brings back [`Report`]s,
 //! and so does a simulation.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use crate::budget::Budget;
 use crate::gate::{Cause, Fault, Gate, Pass, Window};
 use crate::job::{Event, Evidence, Job, JobId, Millis, SavedFile, State};
 use crate::places::Places;
+use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::step::{self, Policy, Transition};
 use crate::store::{Admission, Claim, Committed, GateRow, Store, StoreError};
@@ -363,7 +364,7 @@ impl Engine {
                     .set_foreign(job.id, now + self.limits.policy.slow_interval);
             }
         }
-        self.foreign = self.schedule.foreign.len();
+        self.foreign = self.schedule.foreign();
         Ok(())
     }
 
@@ -573,6 +574,7 @@ impl Engine {
         now: Millis,
     ) -> Result<(), EngineError> {
         self.polling.remove(&job.id);
+        let faults = self.schedule.fault(job.id);
         self.schedule
             .set(job.id, self.limits.policy.next_poll(job, now));
         let trial = self.poll_trial.take_if(|id| *id == job.id).is_some();
@@ -867,86 +869,5 @@ fn log(transition: &Transition) {
         State::Failed | State::Unconfirmed => line!(warn),
         state if state == transition.from => line!(debug),
         _ => line!(info),
-    }
-}
-
-/// When each running task is asked for next. Only a hint: the row is the truth.
-#[derive(Debug, Default)]
-struct Schedule {
-    queue: BTreeSet<(Millis, JobId)>,
-    due: HashMap<JobId, (Millis, u32)>,
-    foreign: HashSet<JobId>,
-}
-
-impl Schedule {
-    fn set(&mut self, id: JobId, at: Millis) {
-        self.foreign.remove(&id);
-        self.put(id, at, 0);
-    }
-
-    fn set_faulty(&mut self, id: JobId, at: Millis, faults: u32) {
-        self.put(id, at, faults);
-    }
-
-    fn set_foreign(&mut self, id: JobId, at: Millis) {
-        self.put(id, at, 0);
-        self.foreign.insert(id);
-    }
-
-    fn put(&mut self, id: JobId, at: Millis, faults: u32) {
-        if let Some((old, _)) = self.due.insert(id, (at, faults)) {
-            self.queue.remove(&(old, id));
-        }
-        self.queue.insert((at, id));
-    }
-
-    /// Counts a poll of this job that taught nothing.
-    fn fault(&self, id: JobId) -> u32 {
-        self.due.get(&id).map_or(0, |(_, faults)| *faults) + 1
-    }
-
-    fn remove(&mut self, id: JobId) {
-        self.foreign.remove(&id);
-        if let Some((at, _)) = self.due.remove(&id) {
-            self.queue.remove(&(at, id));
-        }
-    }
-
-    fn contains(&self, id: JobId) -> bool {
-        self.due.contains_key(&id)
-    }
-
-    fn len(&self) -> usize {
-        self.due.len()
-    }
-
-    fn next(&self) -> Option<Millis> {
-        self.queue.first().map(|(at, _)| *at)
-    }
-
-    /// Takes due jobs off the queue; they stay known until they are set again or removed.
-    fn take_due(&mut self, now: Millis, limit: usize) -> Vec<JobId> {
-        let mut taken = Vec::new();
-        while taken.len() < limit {
-            match self.queue.first().copied() {
-                Some((at, id)) if at <= now => {
-                    self.queue.remove(&(at, id));
-                    taken.push(id);
-                }
-                _ => break,
-            }
-        }
-        taken
-    }
-
-    fn shift(&mut self, delta: Millis) {
-        for (at, _) in self.due.values_mut() {
-            *at += delta;
-        }
-        self.queue = self
-            .queue
-            .iter()
-            .map(|(at, id)| (at + delta, *id))
-            .collect();
     }
 }

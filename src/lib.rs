@@ -12,6 +12,7 @@ pub mod job;
 pub mod money;
 pub mod mp4;
 pub mod naming;
+pub mod schedule;
 pub mod step;
 pub mod verdict;
 
