@@ -180,11 +180,12 @@ impl Fetch<'_> {
             };
             match answer {
                 Answer::Useless(reason) => {
+                    let reason = self.provider.without_key(reason);
                     tracing::debug!(job = self.job.id, place = %name, %reason, "no video there");
                     self.useless.push(format!("{name}: {reason}"));
                 }
                 Answer::Interrupted(reason) => {
-                    let reason = format!("{name}: {reason}");
+                    let reason = self.provider.without_key(format!("{name}: {reason}"));
                     // What is stored already is worth more than another place's first byte.
                     if self.part.resume().is_some() && self.job.faults < PATIENCE {
                         return Some(Answer::Interrupted(reason));

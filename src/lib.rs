@@ -29,6 +29,7 @@ pub mod downloader;
 pub mod engine;
 pub mod places;
 pub mod poller;
+pub mod sandbox;
 pub mod scheduler;
 pub mod service;
 pub mod stats;

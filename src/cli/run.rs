@@ -1,9 +1,11 @@
 //! `reelq run`: the daemon.
 
+use std::sync::Arc;
+
 use super::{Context, ExitStatus, Failure};
 use crate::daemon::Ending;
 use crate::job::State;
-use crate::store::Store;
+use crate::store::{Open, Store};
 use crate::{lock, service};
 
 const AFTER_HELP: &str = "\
@@ -31,9 +33,10 @@ pub struct Args {
 /// Wrong settings, another daemon on this queue, or what a restart has to mend.
 pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
     let settings = context.settings()?;
-    // Before anything is opened: a second daemon must not even look.
+    let store = Arc::new(context.store(Open::Create).await?);
+    // Before the table is taken up: what is submitting there may be a running daemon's.
     let _lock = lock::acquire(&settings.database)?;
-    let service = service::assemble(settings, args.until_idle).await?;
+    let service = service::assemble(settings, Arc::clone(&store), args.until_idle).await?;
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
@@ -46,7 +49,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
     );
     match service.daemon.run().await? {
         Ending::Stopped => Ok(ExitStatus::Done),
-        Ending::Idle => idle(context, &service.store).await,
+        Ending::Idle => idle(context, &store).await,
     }
 }
 
