@@ -262,10 +262,7 @@ impl Fetch<'_> {
                     }
                     Begin::End(answer) => return answer,
                 },
-                206 if resume
-                    .as_ref()
-                    .is_some_and(|r| is_the_rest(r, opened.range)) =>
-                {
+                206 if resume.as_ref().is_some_and(|r| is_the_rest(r, &opened)) => {
                     return self.receive(&mut opened).await;
                 }
                 // Not the rest that was asked for: from the beginning, once.
@@ -423,15 +420,15 @@ impl Fetch<'_> {
     }
 }
 
-/// Whether a partial answer begins where the partial file ends, in the same content.
-fn is_the_rest(resume: &Resume, range: Option<(u64, Option<u64>)>) -> bool {
-    match range {
-        Some((first, total)) => {
+/// Whether a partial answer begins where the partial file ends, in the same
+/// content: not every server that sends a range has looked at `If-Range`.
+fn is_the_rest(resume: &Resume, opened: &Opened) -> bool {
+    let same_content = opened.validator.as_deref() == Some(resume.validator.as_str());
+    same_content
+        && opened.range.is_some_and(|(first, total)| {
             first == resume.offset
                 && (total.is_none() || resume.total.is_none() || total == resume.total)
-        }
-        None => false,
-    }
+        })
 }
 
 /// What the beginning of a whole answer shows.

@@ -6,7 +6,7 @@
 //! and so does a simulation.
 
 use std::collections::{HashSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -274,6 +274,20 @@ impl Engine {
         for id in self.store.ids_in(State::Generating).await? {
             if !self.polling.contains(&id) && !self.schedule.contains(id) {
                 self.schedule.set(id, now);
+            }
+        }
+        self.clean_up().await
+    }
+
+    /// Removes what was downloaded for jobs that ended without a video.
+    async fn clean_up(&mut self) -> Result<(), EngineError> {
+        for (id, target) in self.store.leftovers().await? {
+            if self.fetching.contains(&id) {
+                continue;
+            }
+            match self.places.sink.discard(Path::new(&target)).await {
+                Ok(()) => self.store.release_target(id).await?,
+                Err(error) => tracing::debug!(job = id, %error, "a partial file stays for now"),
             }
         }
         Ok(())
@@ -701,8 +715,11 @@ impl Engine {
                 return Err(error.into());
             }
         };
+        let mut leftovers = false;
         for (transition, verdict) in std::mem::take(&mut self.unsaved).into_iter().zip(verdicts) {
             let job = &transition.job;
+            leftovers |= transition.from == State::Downloading && job.state != State::Done
+                || verdict == Committed::Fenced;
             match verdict {
                 Committed::Written => {
                     log(&transition);
@@ -727,6 +744,9 @@ impl Engine {
                     );
                 }
             }
+        }
+        if leftovers {
+            self.clean_up().await?;
         }
         Ok(())
     }

@@ -201,13 +201,16 @@ impl Provider {
     /// # Errors
     /// Not http(s), or a host that no video is served from.
     pub fn video_address(&self, text: &str, base: Option<&Url>) -> Result<Url, String> {
-        let url = base
+        let mut url = base
             .unwrap_or(&self.endpoint.base_url)
             .join(text)
             .map_err(|error| format!("{text:?} is not an address: {error}"))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(format!("{}: only http and https are fetched", url.scheme()));
         }
+        // A name before the host is a disguise more often than a password, and would be sent as one.
+        // It cannot fail: the scheme was looked at.
+        let _ = url.set_username("").and_then(|()| url.set_password(None));
         let literal = match url.host() {
             Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
             Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),

@@ -282,6 +282,31 @@ impl Store {
             .map_err(|e| self.judge(e))
     }
 
+    /// Jobs that ended without a video, with the paths that are still reserved for one.
+    pub async fn leftovers(&self) -> Result<Vec<(JobId, String)>, StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query_as(
+            "SELECT id, target FROM jobs \
+             WHERE state IN ('failed', 'cancelled') AND target IS NOT NULL LIMIT 1000",
+        )
+        .fetch_all(&mut *writer)
+        .await
+        .map_err(|e| self.judge(e))
+    }
+
+    /// Nothing lies at the path any more that was reserved for a job without a video.
+    pub async fn release_target(&self, id: JobId) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query(
+            "UPDATE jobs SET target = NULL WHERE id = ? AND state IN ('failed', 'cancelled')",
+        )
+        .bind(id)
+        .execute(&mut *writer)
+        .await
+        .map_err(|e| self.judge(e))?;
+        Ok(())
+    }
+
     /// Whether jobs could still move by themselves, with tasks of one endpoint.
     pub async fn moving(&self, endpoint: &str) -> Result<Moving, StoreError> {
         let mut writer = self.writer.lock().await;

@@ -32,7 +32,9 @@ fn settings(dir: &Path, sandbox: &Sandbox) -> Settings {
 
 async fn run_until_idle(settings: &Settings) -> Arc<Store> {
     let store = Arc::new(Store::open(&settings.database, Open::Create).await.unwrap());
-    let service = service::assemble(settings, Arc::clone(&store), true).await.unwrap();
+    let service = service::assemble(settings, Arc::clone(&store), true)
+        .await
+        .unwrap();
     assert_eq!(service.daemon.run().await.unwrap(), Ending::Idle);
     store
 }
@@ -61,7 +63,10 @@ async fn a_job_goes_in_and_a_verified_video_comes_out() {
     assert_eq!(job.spec, spec, "what was asked for is untouched");
     assert_eq!(job.note, None, "length and height are as asked");
     let file = job.file.as_ref().unwrap();
-    assert_eq!(Path::new(&file.path), settings.download.dir.join("spring/1.mp4"));
+    assert_eq!(
+        Path::new(&file.path),
+        settings.download.dir.join("spring/1.mp4")
+    );
     let bytes = std::fs::read(&file.path).unwrap();
     assert_eq!(bytes.len() as u64, file.bytes);
     let hash: String = <sha2::Sha256 as sha2::Digest>::digest(&bytes)
