@@ -94,6 +94,8 @@ CREATE INDEX jobs_submitting  ON jobs (id)                WHERE state = 'submitt
 CREATE INDEX jobs_unconfirmed ON jobs (id)                WHERE state = 'unconfirmed';
 CREATE INDEX jobs_generating  ON jobs (id)                WHERE state = 'generating';
 CREATE INDEX jobs_downloading ON jobs (due_at)            WHERE state = 'downloading';
+-- What was downloaded of a video that is not wanted any more.
+CREATE INDEX jobs_leftover    ON jobs (id) WHERE state IN ('failed', 'cancelled') AND target IS NOT NULL;
 CREATE INDEX jobs_batch       ON jobs (batch, state);
 
 -- `due_at` of a waiting job is reelq's own column; it follows the producer's.

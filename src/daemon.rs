@@ -34,6 +34,9 @@ const LAST_COMMITS: Duration = Duration::from_secs(20);
 /// How long a second look at the queue takes at most, in milliseconds.
 const LONGEST_SLEEP: Millis = 30_000;
 
+/// The signal of a file at its size limit, the same number on every Linux but MIPS.
+const SIGXFSZ: i32 = 25;
+
 /// The log is complained about when it is longer than this, in bytes.
 const WAL_ALARM: u64 = 512 * 1024 * 1024;
 
@@ -52,6 +55,9 @@ pub enum DaemonError {
     /// The store or the disk.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The signals cannot be listened for.
+    #[error("signals cannot be listened for: {0}")]
+    Signals(std::io::Error),
     /// An act panicked: a bug. The table is as it was; a restart goes on from it.
     #[error("a worker broke off: {0}; start reelq again: it goes on from the table")]
     Worker(#[from] JoinError),
@@ -82,6 +88,7 @@ pub struct Daemon {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -89,6 +96,8 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            // A closed terminal must not leave a POST unanswered.
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
@@ -96,6 +105,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
             () = stop.notified() => {}
         }
     }
@@ -109,20 +119,28 @@ struct Workers {
 }
 
 impl Workers {
-    /// The next report, and every other that is ready with it.
-    async fn next(&mut self) -> Result<Vec<Report>, JoinError> {
-        let mut reports = vec![tokio::select! {
-            Some(report) = self.posts.join_next() => report?,
-            Some(report) = self.others.join_next() => report?,
+    /// The next report, and every other that is ready with it. A worker that
+    /// broke off is told of beside them: what the others brought must be kept.
+    async fn next(&mut self) -> (Vec<Report>, Option<JoinError>) {
+        let first = tokio::select! {
+            Some(ended) = self.posts.join_next() => ended,
+            Some(ended) = self.others.join_next() => ended,
             else => std::future::pending().await,
-        }];
-        while let Some(report) = self.posts.try_join_next() {
-            reports.push(report?);
+        };
+        let mut reports = Vec::new();
+        let mut broken = None;
+        let mut next = Some(first);
+        while let Some(ended) = next {
+            match ended {
+                Ok(report) => reports.push(report),
+                Err(error) => broken = Some(error),
+            }
+            next = self
+                .posts
+                .try_join_next()
+                .or_else(|| self.others.try_join_next());
         }
-        while let Some(report) = self.others.try_join_next() {
-            reports.push(report?);
-        }
-        Ok(reports)
+        (reports, broken)
     }
 }
 
@@ -131,13 +149,34 @@ impl Daemon {
     ///
     /// # Errors
     /// What a restart has to mend: a failed sync, a damaged database. A locked
-    /// database and a full disk are waited for.
+    /// database and a full disk are waited for. Answers to POSTs that are on
+    /// the wire are waited for in either case.
     pub async fn run(mut self) -> Result<Ending, DaemonError> {
-        // Without handlers a file at its size limit would kill the process instead of failing the write.
-        let _size_limit = signal(SignalKind::from_raw(25));
-        let mut signals =
-            Signals::listen().map_err(|error| EngineError::Sync(error.to_string()))?;
+        // Without a handler a file at its size limit would kill the process instead of failing the write.
+        let _size_limit = signal(SignalKind::from_raw(SIGXFSZ));
+        let mut signals = Signals::listen().map_err(DaemonError::Signals)?;
         let mut workers = Workers::default();
+        notify(&[NotifyState::Ready]);
+        match self.work(&mut workers, &mut signals).await {
+            Ok(Ending::Idle) => Ok(Ending::Idle),
+            Ok(Ending::Stopped) => {
+                self.drain(workers, signals).await?;
+                Ok(Ending::Stopped)
+            }
+            Err(error) => {
+                if let Err(another) = self.drain(workers, signals).await {
+                    tracing::error!(error = %another, "stopping");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn work(
+        &mut self,
+        workers: &mut Workers,
+        signals: &mut Signals,
+    ) -> Result<Ending, DaemonError> {
         let mut tick = interval(WATCH);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut jumps = JumpWatch::new(&self.clock);
@@ -145,17 +184,15 @@ impl Daemon {
         let mut seen = None;
         let mut wake_at = 0;
         let mut trouble = Trouble::default();
-        notify(&[NotifyState::Ready]);
 
         loop {
             let mut reports = Vec::new();
+            let mut broken = None;
             let mut look = false;
             tokio::select! {
-                () = signals.next(&self.stop) => {
-                    return self.drain(workers, signals).await.map(|()| Ending::Stopped);
-                }
+                () = signals.next(&self.stop) => return Ok(Ending::Stopped),
                 ready = workers.next() => {
-                    reports = ready?;
+                    (reports, broken) = ready;
                     look = true;
                 }
                 () = self.wake.notified() => {
@@ -192,12 +229,15 @@ impl Daemon {
             if !look {
                 continue;
             }
-            match self.turn(reports, &mut workers).await {
+            match self.turn(reports, workers).await {
                 Ok(next) => {
                     trouble.clear();
                     wake_at = next;
                 }
                 Err(error) => trouble.met(error)?,
+            }
+            if let Some(error) = broken {
+                return Err(error.into());
             }
             if self.until_idle && workers.posts.is_empty() && workers.others.is_empty() {
                 match self.engine.is_idle().await {
@@ -280,7 +320,7 @@ impl Daemon {
         // Dropped in the middle, a download keeps its partial file and a poll has learned nothing.
         let mut reports = Vec::new();
         while let Some(ready) = workers.others.try_join_next() {
-            reports.push(ready?);
+            reports.extend(ready.ok());
         }
         workers.others.abort_all();
         while let Some(ended) = workers.others.join_next().await {
@@ -308,7 +348,7 @@ impl Daemon {
                     tracing::warn!(posts = workers.posts.len(), "stopping at once; those requests stay unconfirmed");
                     return Ok(());
                 }
-                Some(report) = workers.posts.join_next() => reports.push(report?),
+                Some(ended) = workers.posts.join_next() => reports.extend(ended.ok()),
                 () = tokio::time::sleep(REFUSED_PAUSE) => {}
             }
         }

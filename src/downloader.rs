@@ -84,7 +84,6 @@ pub async fn fetch(provider: &Provider, downloads: &Downloads, job: &Job) -> Fet
         // The table forbids a downloading row without one.
         return Fetched::Unusable {
             reason: "the row has no target".to_owned(),
-            urls: Vec::new(),
         };
     };
     // Renamed into place, but stopped before the row said so.
@@ -114,7 +113,6 @@ pub async fn fetch(provider: &Provider, downloads: &Downloads, job: &Job) -> Fet
         downloads,
         job,
         part,
-        urls: job.video_urls.clone(),
         useless: Vec::new(),
         interrupted: Vec::new(),
     };
@@ -130,10 +128,7 @@ pub async fn fetch(provider: &Provider, downloads: &Downloads, job: &Job) -> Fet
         Some(Answer::Full(reason) | Answer::Interrupted(reason)) => {
             Fetched::Interrupted { reason, advanced }
         }
-        Some(Answer::Useless(reason)) => Fetched::Unusable {
-            reason,
-            urls: fetch.urls,
-        },
+        Some(Answer::Useless(reason)) => Fetched::Unusable { reason },
         // One place that did not answer may still have it.
         None if !fetch.interrupted.is_empty() => Fetched::Interrupted {
             reason: fetch.interrupted.join("; "),
@@ -141,7 +136,6 @@ pub async fn fetch(provider: &Provider, downloads: &Downloads, job: &Job) -> Fet
         },
         None => Fetched::Unusable {
             reason: fetch.useless.join("; "),
-            urls: fetch.urls,
         },
     }
 }
@@ -151,8 +145,6 @@ struct Fetch<'a> {
     downloads: &'a Downloads,
     job: &'a Job,
     part: Partial,
-    /// The links, as the task named them last.
-    urls: Vec<String>,
     useless: Vec<String>,
     interrupted: Vec<String>,
 }
@@ -188,11 +180,12 @@ impl Fetch<'_> {
             };
             match answer {
                 Answer::Useless(reason) => {
+                    let reason = self.provider.without_key(reason);
                     tracing::debug!(job = self.job.id, place = %name, %reason, "no video there");
                     self.useless.push(format!("{name}: {reason}"));
                 }
                 Answer::Interrupted(reason) => {
-                    let reason = format!("{name}: {reason}");
+                    let reason = self.provider.without_key(format!("{name}: {reason}"));
                     // What is stored already is worth more than another place's first byte.
                     if self.part.resume().is_some() && self.job.faults < PATIENCE {
                         return Some(Answer::Interrupted(reason));
@@ -205,21 +198,19 @@ impl Fetch<'_> {
         None
     }
 
-    /// The order changes from try to try, so that no place is starved by another.
+    /// The links first; the task is asked anew only when its links turned out
+    /// useless, or nothing came for long, so that it is not asked right after
+    /// the poll that found it complete.
     fn places(&self) -> VecDeque<Place> {
-        let links = || self.urls.iter().cloned().map(Place::Link);
-        match self.job.faults {
-            0 => links().chain([Place::Ask, Place::Content]).collect(),
-            n if n % 2 == 1 => [Place::Ask]
-                .into_iter()
-                .chain(links())
-                .chain([Place::Content])
-                .collect(),
-            _ => [Place::Content, Place::Ask]
-                .into_iter()
-                .chain(links())
-                .collect(),
-        }
+        let links = self.job.video_urls.iter().cloned().map(Place::Link);
+        let ask = match self.job.faults {
+            0 => false,
+            faults => self.job.video_urls.is_empty() || faults >= PATIENCE,
+        };
+        links
+            .chain(ask.then_some(Place::Ask))
+            .chain([Place::Content])
+            .collect()
     }
 
     /// The links that the task names now.
@@ -228,12 +219,7 @@ impl Fetch<'_> {
             return Vec::new();
         };
         match verdict::judge_poll(self.provider.task(task_id).await) {
-            PollVerdict::Completed { urls } => {
-                if !urls.is_empty() {
-                    self.urls.clone_from(&urls);
-                }
-                return urls;
-            }
+            PollVerdict::Completed { urls } => return urls,
             PollVerdict::Trouble(fault) => self
                 .interrupted
                 .push(format!("the task: {}", fault.message)),
@@ -276,10 +262,7 @@ impl Fetch<'_> {
                     }
                     Begin::End(answer) => return answer,
                 },
-                206 if resume
-                    .as_ref()
-                    .is_some_and(|r| is_the_rest(r, opened.range)) =>
-                {
+                206 if resume.as_ref().is_some_and(|r| is_the_rest(r, &opened)) => {
                     return self.receive(&mut opened).await;
                 }
                 // Not the rest that was asked for: from the beginning, once.
@@ -437,15 +420,15 @@ impl Fetch<'_> {
     }
 }
 
-/// Whether a partial answer begins where the partial file ends, in the same content.
-fn is_the_rest(resume: &Resume, range: Option<(u64, Option<u64>)>) -> bool {
-    match range {
-        Some((first, total)) => {
+/// Whether a partial answer begins where the partial file ends, in the same
+/// content: not every server that sends a range has looked at `If-Range`.
+fn is_the_rest(resume: &Resume, opened: &Opened) -> bool {
+    let same_content = opened.validator.as_deref() == Some(resume.validator.as_str());
+    same_content
+        && opened.range.is_some_and(|(first, total)| {
             first == resume.offset
                 && (total.is_none() || resume.total.is_none() || total == resume.total)
-        }
-        None => false,
-    }
+        })
 }
 
 /// What the beginning of a whole answer shows.
@@ -545,10 +528,7 @@ fn failed(error: SinkError) -> Fetched {
     match failed_answer(error) {
         Answer::SyncFailed(reason) => Fetched::SyncFailed(reason),
         Answer::Displaced(reason) => Fetched::Displaced { reason },
-        Answer::Useless(reason) => Fetched::Unusable {
-            reason,
-            urls: Vec::new(),
-        },
+        Answer::Useless(reason) => Fetched::Unusable { reason },
         Answer::Interrupted(reason) | Answer::Full(reason) => Fetched::Interrupted {
             reason,
             advanced: false,

@@ -5,8 +5,8 @@
 //! reads no clock: the daemon acts on its [`Act`]s and brings back [`Report`]s,
 //! and so does a simulation.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
+use std::collections::{HashSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -15,6 +15,7 @@ use crate::budget::Budget;
 use crate::gate::{Cause, Fault, Gate, Pass, Window};
 use crate::job::{Event, Evidence, Job, JobId, Millis, SavedFile, State};
 use crate::places::Places;
+use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::step::{self, Policy, Transition};
 use crate::store::{Admission, Claim, Committed, GateRow, Store, StoreError};
@@ -108,8 +109,6 @@ pub enum Fetched {
     Unusable {
         /// What they answered.
         reason: String,
-        /// Where the task said last that it is.
-        urls: Vec<String>,
     },
     /// Something of another's lies at its place.
     Displaced {
@@ -239,7 +238,7 @@ impl Engine {
         engine.recover(now).await?;
         engine
             .store
-            .clamp_appointments(now + step::MAX_BACKOFF)
+            .clamp_appointments(now + engine.limits.policy.interval, now + step::MAX_BACKOFF)
             .await?;
         for id in engine.store.ids_in(State::Generating).await? {
             // Whole intervals from now: no task is asked sooner than it would have been without the stop.
@@ -275,6 +274,20 @@ impl Engine {
         for id in self.store.ids_in(State::Generating).await? {
             if !self.polling.contains(&id) && !self.schedule.contains(id) {
                 self.schedule.set(id, now);
+            }
+        }
+        self.clean_up().await
+    }
+
+    /// Removes what was downloaded for jobs that ended without a video.
+    async fn clean_up(&mut self) -> Result<(), EngineError> {
+        for (id, target) in self.store.leftovers().await? {
+            if self.fetching.contains(&id) {
+                continue;
+            }
+            match self.places.sink.discard(Path::new(&target)).await {
+                Ok(()) => self.store.release_target(id).await?,
+                Err(error) => tracing::debug!(job = id, %error, "a partial file stays for now"),
             }
         }
         Ok(())
@@ -365,7 +378,7 @@ impl Engine {
                     .set_foreign(job.id, now + self.limits.policy.slow_interval);
             }
         }
-        self.foreign = self.schedule.foreign.len();
+        self.foreign = self.schedule.foreign();
         Ok(())
     }
 
@@ -488,22 +501,38 @@ impl Engine {
     /// A passing error of the store keeps everything for the next call; any
     /// other, and a failed sync, means that the daemon has to stop.
     pub async fn settle(&mut self, reports: Vec<Report>, now: Millis) -> Result<(), EngineError> {
+        let mut failed = None;
         for report in reports {
-            match report {
-                Report::Posted(job, verdict) => self.posted(&job, verdict, now),
-                Report::Polled(job, verdict) => self.polled(&job, verdict, now).await?,
-                Report::Fetched(job, fetched) => self.fetched(&job, fetched, now).await?,
-                Report::Probed(result) => {
-                    self.probing = false;
-                    match result {
-                        Ok(()) => self.submit_gate.probe_answered(),
-                        Err(fault) => self.close_submit_gate(fault, now, true),
-                    }
+            // One that fails must not take the others with it: among them may be a task's id.
+            let result = match report {
+                Report::Posted(job, verdict) => {
+                    self.posted(&job, verdict, now);
+                    Ok(())
                 }
+                Report::Polled(job, verdict) => self.polled(&job, verdict, now).await,
+                Report::Fetched(job, fetched) => self.fetched(&job, fetched, now).await,
+                Report::Probed(result) => {
+                    self.probed(result, now);
+                    Ok(())
+                }
+            };
+            if let Err(error) = result {
+                failed = Some(error);
             }
         }
         self.save(now).await?;
-        self.show(now).await
+        match failed {
+            Some(error) => Err(error),
+            None => self.show(now).await,
+        }
+    }
+
+    fn probed(&mut self, result: Result<(), Fault>, now: Millis) {
+        self.probing = false;
+        match result {
+            Ok(()) => self.submit_gate.probe_answered(),
+            Err(fault) => self.close_submit_gate(fault, now, true),
+        }
     }
 
     fn posted(&mut self, job: &Job, verdict: PostVerdict, now: Millis) {
@@ -559,11 +588,14 @@ impl Engine {
         now: Millis,
     ) -> Result<(), EngineError> {
         self.polling.remove(&job.id);
+        let faults = self.schedule.fault(job.id);
+        self.schedule
+            .set(job.id, self.limits.policy.next_poll(job, now));
         let trial = self.poll_trial.take_if(|id| *id == job.id).is_some();
         self.stats.polled(&verdict);
         let event = match verdict {
             PollVerdict::Trouble(fault) => {
-                self.poll_trouble(job, fault, now, trial);
+                self.poll_trouble(job, fault, faults, now, trial);
                 return Ok(());
             }
             PollVerdict::Running { progress } => Event::Running { progress },
@@ -592,9 +624,8 @@ impl Engine {
     }
 
     /// A poll that taught nothing about its task: the job stays as it is.
-    fn poll_trouble(&mut self, job: &Job, fault: Fault, now: Millis, trial: bool) {
+    fn poll_trouble(&mut self, job: &Job, fault: Fault, faults: u32, now: Millis, trial: bool) {
         self.poll_faults_in_row += 1;
-        let faults = self.schedule.fault(job.id);
         let policy = &self.limits.policy;
         let pause = step::backoff(job.id, faults, policy.interval).max(policy.interval);
         self.schedule.set_faulty(job.id, now + pause, faults);
@@ -628,7 +659,7 @@ impl Engine {
             Fetched::Interrupted { reason, advanced } => {
                 Event::FetchInterrupted { reason, advanced }
             }
-            Fetched::Unusable { reason, urls } => Event::VideoUnusable { reason, urls },
+            Fetched::Unusable { reason } => Event::VideoUnusable { reason },
             Fetched::Displaced { reason } => match self.target_of(job, now).await? {
                 Some(target) => Event::Displaced { reason, target },
                 None => Event::FetchInterrupted {
@@ -684,8 +715,11 @@ impl Engine {
                 return Err(error.into());
             }
         };
+        let mut leftovers = false;
         for (transition, verdict) in std::mem::take(&mut self.unsaved).into_iter().zip(verdicts) {
             let job = &transition.job;
+            leftovers |= transition.from == State::Downloading && job.state != State::Done
+                || verdict == Committed::Fenced;
             match verdict {
                 Committed::Written => {
                     log(&transition);
@@ -710,6 +744,9 @@ impl Engine {
                     );
                 }
             }
+        }
+        if leftovers {
+            self.clean_up().await?;
         }
         Ok(())
     }
@@ -852,86 +889,5 @@ fn log(transition: &Transition) {
         State::Failed | State::Unconfirmed => line!(warn),
         state if state == transition.from => line!(debug),
         _ => line!(info),
-    }
-}
-
-/// When each running task is asked for next. Only a hint: the row is the truth.
-#[derive(Debug, Default)]
-struct Schedule {
-    queue: BTreeSet<(Millis, JobId)>,
-    due: HashMap<JobId, (Millis, u32)>,
-    foreign: HashSet<JobId>,
-}
-
-impl Schedule {
-    fn set(&mut self, id: JobId, at: Millis) {
-        self.foreign.remove(&id);
-        self.put(id, at, 0);
-    }
-
-    fn set_faulty(&mut self, id: JobId, at: Millis, faults: u32) {
-        self.put(id, at, faults);
-    }
-
-    fn set_foreign(&mut self, id: JobId, at: Millis) {
-        self.put(id, at, 0);
-        self.foreign.insert(id);
-    }
-
-    fn put(&mut self, id: JobId, at: Millis, faults: u32) {
-        if let Some((old, _)) = self.due.insert(id, (at, faults)) {
-            self.queue.remove(&(old, id));
-        }
-        self.queue.insert((at, id));
-    }
-
-    /// Counts a poll of this job that taught nothing.
-    fn fault(&self, id: JobId) -> u32 {
-        self.due.get(&id).map_or(0, |(_, faults)| *faults) + 1
-    }
-
-    fn remove(&mut self, id: JobId) {
-        self.foreign.remove(&id);
-        if let Some((at, _)) = self.due.remove(&id) {
-            self.queue.remove(&(at, id));
-        }
-    }
-
-    fn contains(&self, id: JobId) -> bool {
-        self.due.contains_key(&id)
-    }
-
-    fn len(&self) -> usize {
-        self.due.len()
-    }
-
-    fn next(&self) -> Option<Millis> {
-        self.queue.first().map(|(at, _)| *at)
-    }
-
-    /// Takes due jobs off the queue; they stay known until they are set again or removed.
-    fn take_due(&mut self, now: Millis, limit: usize) -> Vec<JobId> {
-        let mut taken = Vec::new();
-        while taken.len() < limit {
-            match self.queue.first().copied() {
-                Some((at, id)) if at <= now => {
-                    self.queue.remove(&(at, id));
-                    taken.push(id);
-                }
-                _ => break,
-            }
-        }
-        taken
-    }
-
-    fn shift(&mut self, delta: Millis) {
-        for (at, _) in self.due.values_mut() {
-            *at += delta;
-        }
-        self.queue = self
-            .queue
-            .iter()
-            .map(|(at, id)| (at + delta, *id))
-            .collect();
     }
 }

@@ -593,8 +593,6 @@ pub enum Event {
     VideoUnusable {
         /// What the places answered.
         reason: String,
-        /// Where the task said last that it is.
-        urls: Vec<String>,
     },
     /// A person asks for another try.
     Retried,

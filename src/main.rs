@@ -8,9 +8,17 @@ async fn main() {
         .init();
     let s = config::load(config::Sources::of_process(arg("--config"), arg("--database")).unwrap())
         .unwrap();
-    let sv = service::assemble(&s, std::env::args().any(|a| a == "--until-idle"))
-        .await
-        .unwrap();
+    let sv = service::assemble(
+        &s,
+        std::sync::Arc::new(
+            reelq::store::Store::open(&s.database, reelq::store::Open::Create)
+                .await
+                .unwrap(),
+        ),
+        std::env::args().any(|a| a == "--until-idle"),
+    )
+    .await
+    .unwrap();
     println!("{:?}", sv.daemon.run().await);
 }
 

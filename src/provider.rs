@@ -110,6 +110,9 @@ impl Provider {
         // Fails only if one is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let setup = |error: reqwest::Error| SetupError(chain(error));
+        if endpoint.key.expose_secret().is_empty() {
+            return Err(SetupError("the key is empty".to_owned()));
+        }
         let mut authorization =
             HeaderValue::from_str(&format!("Bearer {}", endpoint.key.expose_secret())).map_err(
                 |_| SetupError("the key holds a character that a header cannot carry".to_owned()),
@@ -162,7 +165,7 @@ impl Provider {
             .header("x-request-id", idempotency_key)
             .timeout(self.endpoint.post_timeout)
             .body(body.to_string());
-        exchange(request).await
+        self.exchange(request).await
     }
 
     /// Asks for a task.
@@ -174,7 +177,7 @@ impl Provider {
             .header(header::ACCEPT, "application/json")
             .header(header::CACHE_CONTROL, "no-cache")
             .timeout(self.endpoint.poll_timeout);
-        exchange(request).await
+        self.exchange(request).await
     }
 
     /// A request that costs nothing and needs the key.
@@ -185,7 +188,7 @@ impl Provider {
             .header(header::AUTHORIZATION, self.authorization.clone())
             .header(header::ACCEPT, "application/json")
             .timeout(self.endpoint.poll_timeout);
-        exchange(request).await
+        self.exchange(request).await
     }
 
     /// The address of a task's video at the provider itself.
@@ -198,13 +201,16 @@ impl Provider {
     /// # Errors
     /// Not http(s), or a host that no video is served from.
     pub fn video_address(&self, text: &str, base: Option<&Url>) -> Result<Url, String> {
-        let url = base
+        let mut url = base
             .unwrap_or(&self.endpoint.base_url)
             .join(text)
             .map_err(|error| format!("{text:?} is not an address: {error}"))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(format!("{}: only http and https are fetched", url.scheme()));
         }
+        // A name before the host is a disguise more often than a password, and would be sent as one.
+        // It cannot fail: the scheme was looked at.
+        let _ = url.set_username("").and_then(|()| url.set_password(None));
         let literal = match url.host() {
             Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
             Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
@@ -271,6 +277,31 @@ impl Provider {
             response,
             idle_timeout,
         })
+    }
+
+    /// Some gateways repeat the key in their words; it is kept nowhere.
+    pub fn without_key(&self, words: String) -> String {
+        let key = self.endpoint.key.expose_secret();
+        if words.contains(key) {
+            words.replace(key, "[key]")
+        } else {
+            words
+        }
+    }
+
+    async fn exchange(&self, request: RequestBuilder) -> Reply {
+        match exchange(request).await {
+            Reply::Answer(mut answer) => {
+                let key = self.endpoint.key.expose_secret().as_bytes();
+                if answer.body.windows(key.len()).any(|part| part == key) {
+                    let words = String::from_utf8_lossy(&answer.body).into_owned();
+                    answer.body = self.without_key(words).into_bytes();
+                }
+                answer.request_id = answer.request_id.map(|id| self.without_key(id));
+                Reply::Answer(answer)
+            }
+            other => other,
+        }
     }
 
     fn task_address(&self, task_id: &str, tail: &str) -> Url {

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::budget::Budget;
 use crate::clock::Clock;
-use crate::config::{ConfigError, OnUnconfirmed, Settings};
+use crate::config::{ApiKey, ConfigError, OnUnconfirmed, Settings};
 use crate::daemon::Daemon;
 use crate::downloader::Downloads;
 use crate::engine::{Engine, EngineError, Limits};
@@ -19,7 +19,7 @@ use crate::provider::{Endpoint, Provider, SetupError};
 use crate::sink::Sink;
 use crate::stats::Stats;
 use crate::step::Policy;
-use crate::store::{Open, Store, StoreError};
+use crate::store::Store;
 
 /// Why the daemon could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +33,6 @@ pub enum ServiceError {
     /// `download.dir`.
     #[error("download.dir: {0}")]
     Folder(#[from] std::io::Error),
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// The table could not be taken up.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -58,25 +55,22 @@ pub struct Service {
     pub stop: Arc<Notify>,
 }
 
-/// Sets a daemon up. The caller holds the queue's lock.
+/// Sets a daemon up on a queue whose lock the caller holds: from here on the
+/// table is taken up.
 ///
 /// # Errors
 /// The first part that cannot be set up; nothing was sent to the provider.
-pub async fn assemble(settings: &Settings, until_idle: bool) -> Result<Service, ServiceError> {
+pub async fn assemble(
+    settings: &Settings,
+    store: Arc<Store>,
+    until_idle: bool,
+) -> Result<Service, ServiceError> {
     let template = Template::parse(&settings.download.name).map_err(ServiceError::Template)?;
     let key = settings.api_key()?;
     let endpoint = settings.endpoint(&key);
-    let provider = Provider::new(Endpoint {
-        base_url: settings.provider.base_url.clone(),
-        key: SecretString::from(key.expose().to_owned()),
-        model: settings.provider.model.clone(),
-        post_timeout: settings.submit.request_timeout,
-        poll_timeout: settings.poll.request_timeout,
-        idle_timeout: settings.download.idle_timeout,
-    })?;
+    let provider = Provider::new(provider_endpoint(settings, &key))?;
     let sink = Sink::new(settings.download.dir.clone())?;
     let clock = Arc::new(Clock::system());
-    let store = Arc::new(Store::open(&settings.database, Open::Create).await?);
     let stats = Arc::new(Stats::default());
     let timezone = settings.budget.timezone.clone();
     let engine = Engine::open(
@@ -118,6 +112,18 @@ pub async fn assemble(settings: &Settings, until_idle: bool) -> Result<Service, 
     })
 }
 
+/// How the provider is spoken to.
+pub fn provider_endpoint(settings: &Settings, key: &ApiKey) -> Endpoint {
+    Endpoint {
+        base_url: settings.provider.base_url.clone(),
+        key: SecretString::from(key.expose().to_owned()),
+        model: settings.provider.model.clone(),
+        post_timeout: settings.submit.request_timeout,
+        poll_timeout: settings.poll.request_timeout,
+        idle_timeout: settings.download.idle_timeout,
+    }
+}
+
 /// The limits that the engine keeps.
 pub fn limits(settings: &Settings) -> Limits {
     Limits {
@@ -125,14 +131,19 @@ pub fn limits(settings: &Settings) -> Limits {
         rate_per_minute: settings.submit.rate_per_minute,
         downloads: settings.download.concurrency as usize,
         min_free_space: settings.download.min_free_space,
-        policy: Policy {
-            resubmit_unknown: settings.submit.on_unconfirmed == OnUnconfirmed::Resubmit,
-            interval: millis(settings.poll.interval),
-            slow_after: millis(settings.poll.slow_after),
-            slow_interval: millis(settings.poll.slow_interval),
-            deadline: millis(settings.poll.deadline),
-        },
+        policy: policy(settings),
         budget: budget(settings),
+    }
+}
+
+/// What decides about jobs.
+pub fn policy(settings: &Settings) -> Policy {
+    Policy {
+        resubmit_unknown: settings.submit.on_unconfirmed == OnUnconfirmed::Resubmit,
+        interval: millis(settings.poll.interval),
+        slow_after: millis(settings.poll.slow_after),
+        slow_interval: millis(settings.poll.slow_interval),
+        deadline: millis(settings.poll.deadline),
     }
 }
 

@@ -20,6 +20,10 @@ pub const NOT_FOUND_LIMIT: u32 = 3;
 /// up; an outage in between starts it again.
 pub const UNUSABLE_GRACE: Millis = 10 * MINUTE;
 
+/// The first pause after one: the next try asks the task anew, which is not to
+/// be asked more often than a running one.
+const UNUSABLE_PAUSE: Millis = 3 * SECOND;
+
 /// Unusable answers in a row, at least, before a video is given up.
 pub const UNUSABLE_LIMIT: u32 = 5;
 
@@ -279,9 +283,10 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
             next.due_at = None;
             detail = Some(reason);
         }
-        (State::Downloading, Event::VideoUnusable { reason, urls }) => {
+        (State::Downloading, Event::VideoUnusable { reason }) => {
             next.faults += 1;
-            next.video_urls = urls;
+            // The task is asked anew where it is.
+            next.video_urls.clear();
             let overdue = job.give_up_at.is_none_or(|at| now >= at);
             if overdue && next.faults >= UNUSABLE_LIMIT {
                 let message = format!(
@@ -290,7 +295,7 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
                 );
                 fail(&mut next, FailureCode::VideoUnavailable, message, now);
             } else {
-                next.due_at = Some(now + backoff(job.id, next.faults, 2 * SECOND));
+                next.due_at = Some(now + backoff(job.id, next.faults, UNUSABLE_PAUSE));
                 next.note = Some(reason.clone());
             }
             detail = Some(reason);

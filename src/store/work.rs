@@ -282,6 +282,31 @@ impl Store {
             .map_err(|e| self.judge(e))
     }
 
+    /// Jobs that ended without a video, with the paths that are still reserved for one.
+    pub async fn leftovers(&self) -> Result<Vec<(JobId, String)>, StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query_as(
+            "SELECT id, target FROM jobs \
+             WHERE state IN ('failed', 'cancelled') AND target IS NOT NULL LIMIT 1000",
+        )
+        .fetch_all(&mut *writer)
+        .await
+        .map_err(|e| self.judge(e))
+    }
+
+    /// Nothing lies at the path any more that was reserved for a job without a video.
+    pub async fn release_target(&self, id: JobId) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query(
+            "UPDATE jobs SET target = NULL WHERE id = ? AND state IN ('failed', 'cancelled')",
+        )
+        .bind(id)
+        .execute(&mut *writer)
+        .await
+        .map_err(|e| self.judge(e))?;
+        Ok(())
+    }
+
     /// Whether jobs could still move by themselves, with tasks of one endpoint.
     pub async fn moving(&self, endpoint: &str) -> Result<Moving, StoreError> {
         let mut writer = self.writer.lock().await;
@@ -327,18 +352,34 @@ impl Store {
         Ok(())
     }
 
-    /// After a start: no back-off lies further ahead than reelq ever sets one.
-    pub async fn clamp_appointments(&self, latest: Millis) -> Result<(), StoreError> {
+    /// After a start: no back-off lies further ahead than `latest`, and a
+    /// download that has to ask its task anew does not ask before `earliest`.
+    pub async fn clamp_appointments(
+        &self,
+        earliest: Millis,
+        latest: Millis,
+    ) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        sqlx::query(
-            "UPDATE jobs SET due_at = ?1 WHERE due_at > ?1 AND \
-             (state = 'downloading' OR (state = 'pending' AND faults > 0 AND coalesce(not_before, 0) < due_at))",
-        )
-        .bind(latest)
-        .execute(&mut *writer)
-        .await
-        .map_err(|e| self.judge(e))?;
-        Ok(())
+        let result = async {
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            sqlx::query(
+                "UPDATE jobs SET due_at = ?1 WHERE due_at > ?1 AND \
+                 (state = 'downloading' OR (state = 'pending' AND due_at IS NOT NULL AND faults > 0 \
+                  AND coalesce(not_before, 0) < due_at))",
+            )
+            .bind(latest)
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query(
+                "UPDATE jobs SET due_at = ?1 WHERE state = 'downloading' AND faults > 0 \
+                 AND coalesce(due_at, 0) < ?1",
+            )
+            .bind(earliest)
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await
+        };
+        result.await.map_err(|e| self.judge(e))
     }
 }
 

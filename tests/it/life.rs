@@ -1,0 +1,151 @@
+//! One life of a job, from the insert to the file, on the sandbox.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reelq::config::{self, SecretSource, Settings};
+use reelq::daemon::Ending;
+use reelq::job::{JobSpec, Outcome, Size, State};
+use reelq::sandbox::{self, Options, Sandbox};
+use reelq::service;
+use reelq::store::{Filter, Open, Store};
+
+async fn sandbox(options: Options) -> Sandbox {
+    sandbox::start(Options {
+        listen: ([127, 0, 0, 1], 0).into(),
+        generation_time: Duration::ZERO,
+        ..options
+    })
+    .await
+    .unwrap()
+}
+
+fn settings(dir: &Path, sandbox: &Sandbox) -> Settings {
+    let mut settings = config::defaults(dir).unwrap();
+    settings.provider.base_url = sandbox.base_url().parse().unwrap();
+    settings.provider.key = SecretSource::text("the test", "sk-test");
+    settings.poll.interval = Duration::from_secs(3);
+    settings.download.min_free_space = 0;
+    settings
+}
+
+async fn run_until_idle(settings: &Settings) -> Arc<Store> {
+    let store = Arc::new(Store::open(&settings.database, Open::Create).await.unwrap());
+    let service = service::assemble(settings, Arc::clone(&store), true)
+        .await
+        .unwrap();
+    assert_eq!(service.daemon.run().await.unwrap(), Ending::Idle);
+    store
+}
+
+#[tokio::test]
+async fn a_job_goes_in_and_a_verified_video_comes_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let settings = settings(dir.path(), &sandbox);
+    let mut spec = JobSpec::new("A harbour at dawn", "https://example.com/harbour.jpg");
+    spec.duration = 2;
+    spec.size = Size::P480;
+    spec.key = Some("harbour".to_owned());
+    spec.batch = "spring".to_owned();
+    let store = Store::open(&settings.database, Open::Create).await.unwrap();
+    store.insert(&[spec.clone()]).await.unwrap();
+    store.close().await;
+
+    let store = run_until_idle(&settings).await;
+
+    let jobs = store.list(&Filter::default()).await.unwrap();
+    let [job] = jobs.as_slice() else {
+        panic!("one job, not {}", jobs.len())
+    };
+    assert_eq!(job.state, State::Done);
+    assert_eq!(job.spec, spec, "what was asked for is untouched");
+    assert_eq!(job.note, None, "length and height are as asked");
+    let file = job.file.as_ref().unwrap();
+    assert_eq!(
+        Path::new(&file.path),
+        settings.download.dir.join("spring/1.mp4")
+    );
+    let bytes = std::fs::read(&file.path).unwrap();
+    assert_eq!(bytes.len() as u64, file.bytes);
+    let hash: String = <sha2::Sha256 as sha2::Digest>::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(hash, file.sha256);
+    let names: Vec<_> = std::fs::read_dir(settings.download.dir.join("spring"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["1.mp4"], "no partial file is left");
+
+    let words: Vec<_> = store
+        .history(job.id)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|event| event.event)
+        .filter(|event| event != "running")
+        .collect();
+    assert_eq!(words, ["claimed", "accepted", "completed", "saved"]);
+    let ledger = store.ledger(Some(job.id), None, None).await.unwrap();
+    assert_eq!(ledger.len(), 1);
+    assert_eq!(ledger[0].outcome, Outcome::Accepted);
+    assert_eq!(ledger[0].task_id, job.task_id);
+
+    let bill = sandbox.shutdown().await;
+    assert_eq!(bill.accepted, 1);
+    assert_eq!(bill.tasks[0].prompt, spec.prompt);
+    assert_eq!((bill.tasks[0].duration, bill.tasks[0].polls), (2, 1));
+    let key = bill.tasks[0].idempotency_key.clone().unwrap();
+    assert_eq!(key, format!("reelq-{}-1-1", store.queue_id()));
+}
+
+#[tokio::test]
+async fn lost_answers_are_billed_once_and_wait_for_a_person() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options {
+        lose_rate: 1.0,
+        ..Options::default()
+    })
+    .await;
+    let settings = settings(dir.path(), &sandbox);
+    let store = Store::open(&settings.database, Open::Create).await.unwrap();
+    let spec = JobSpec::new("A harbour at dawn", "https://example.com/harbour.jpg");
+    store.insert(&[spec]).await.unwrap();
+    store.close().await;
+
+    for _restart in 0..2 {
+        let store = run_until_idle(&settings).await;
+        let jobs = store.list(&Filter::default()).await.unwrap();
+        assert_eq!(jobs[0].state, State::Unconfirmed);
+    }
+    assert_eq!(sandbox.shutdown().await.accepted, 1);
+}
+
+#[tokio::test]
+async fn cut_downloads_go_on_where_they_broke_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options {
+        cut_rate: 0.5,
+        seed: Some(3),
+        ..Options::default()
+    })
+    .await;
+    let settings = settings(dir.path(), &sandbox);
+    let store = Store::open(&settings.database, Open::Create).await.unwrap();
+    let specs: Vec<_> = (0..6)
+        .map(|n| JobSpec::new(format!("clip {n}"), "https://example.com/a.jpg"))
+        .collect();
+    store.insert(&specs).await.unwrap();
+    store.close().await;
+
+    let store = run_until_idle(&settings).await;
+
+    let counts = store.counts(None).await.unwrap();
+    assert_eq!(counts.of(State::Done), 6);
+    let bill = sandbox.shutdown().await;
+    assert_eq!(bill.accepted, 6);
+    assert!(bill.downloads > 6, "some were cut: {}", bill.downloads);
+}
