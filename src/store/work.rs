@@ -399,6 +399,11 @@ async fn claim_in(
     admit: &mut impl FnMut(&Job, &Spent) -> Admission,
 ) -> Result<Claimed, sqlx::Error> {
     let mut claimed = Claimed::default();
+    // Under the lock: once a pause is answered, nothing more is submitted.
+    let paused = "SELECT EXISTS (SELECT 1 FROM facts WHERE name = 'paused')";
+    if sqlx::query_scalar(paused).fetch_one(&mut *tx).await? {
+        return Ok(claimed);
+    }
     sqlx::query(
         "UPDATE jobs SET due_at = NULL WHERE id IN (SELECT id FROM jobs \
          WHERE state = 'pending' AND due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?)",

@@ -1,5 +1,8 @@
 //! Operations: many jobs at once, a person's commands, the state of the queue.
 
+use reelq::job::Job;
+use reelq::store::{Admission, Claim};
+
 use super::*;
 
 async fn add(server: &Server, kind: &str, body: impl Into<reqwest::Body>) -> Answer {
@@ -293,6 +296,30 @@ async fn a_pause_is_a_fact_of_the_queue() {
         server.post("/api/resume", &json!({"a": 1})).await.status,
         400
     );
+}
+
+/// A daemon that has not heard of it yet must not submit one more.
+#[tokio::test]
+async fn a_pause_holds_from_its_answer_on() {
+    let server = Server::start().await;
+    server.new_job().await;
+    let claim = || async {
+        let claim = Claim {
+            limit: 1,
+            max_tasks: 1,
+            now: i64::MAX / 2,
+            day_start: 0,
+        };
+        let admit = |job: &Job, _: &_| {
+            let taken = step::step(job, claimed(), NOW, &Policy::default());
+            Admission::Take(Box::new(taken.unwrap()))
+        };
+        server.store.claim(&claim, admit).await.unwrap().jobs.len()
+    };
+    server.post("/api/pause", &json!({})).await;
+    assert_eq!(claim().await, 0);
+    server.post("/api/resume", &json!({})).await;
+    assert_eq!(claim().await, 1);
 }
 
 #[tokio::test]
