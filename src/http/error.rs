@@ -10,7 +10,10 @@ use crate::store::StoreError;
 
 /// An answer that is not what was asked for.
 #[derive(Debug)]
-pub(super) struct ApiError {
+pub(super) struct ApiError(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -27,7 +30,7 @@ pub(super) type ApiResult<T = Response> = Result<T, ApiError>;
 
 impl ApiError {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
-        ApiError {
+        ApiError(Box::new(Inner {
             status,
             code,
             message: message.into(),
@@ -35,7 +38,7 @@ impl ApiError {
             more: None,
             again: (status == StatusCode::CONFLICT).then_some(false),
             retry_after: None,
-        }
+        }))
     }
 
     /// 400.
@@ -63,25 +66,25 @@ impl ApiError {
 
     /// Names the parameter that is at fault.
     pub fn of(mut self, name: impl Into<Cow<'static, str>>) -> ApiError {
-        self.param = Some(name.into());
+        self.0.param = Some(name.into());
         self
     }
 
     /// Adds a member.
     pub fn with(mut self, name: &'static str, value: Value) -> ApiError {
-        self.more = Some((name, value));
+        self.0.more = Some((name, value));
         self
     }
 
     /// The same request may do better in so many seconds.
     pub fn again_in(mut self, seconds: u32) -> ApiError {
-        self.again = Some(true);
-        self.retry_after = Some(seconds);
+        self.0.again = Some(true);
+        self.0.retry_after = Some(seconds);
         self
     }
 
     fn kind(&self) -> &'static str {
-        match self.status {
+        match self.0.status {
             StatusCode::UNAUTHORIZED => "authentication_error",
             StatusCode::FORBIDDEN => "permission_error",
             status if status.is_server_error() => "server_error",
@@ -127,25 +130,27 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let kind = self.kind();
+        let this = *self.0;
         let mut error = json!({
-            "message": self.message,
-            "type": self.kind(),
-            "code": self.code,
-            "param": self.param,
+            "message": this.message,
+            "type": kind,
+            "code": this.code,
+            "param": this.param,
         });
-        if let Some((name, value)) = self.more {
+        if let Some((name, value)) = this.more {
             error[name] = value;
         }
-        let mut response = reply(self.status, &json!({ "error": error }));
+        let mut response = reply(this.status, &json!({ "error": error }));
         let headers = response.headers_mut();
-        if let Some(again) = self.again {
+        if let Some(again) = this.again {
             let text = if again { "true" } else { "false" };
             headers.insert("x-should-retry", HeaderValue::from_static(text));
         }
-        if let Some(seconds) = self.retry_after {
+        if let Some(seconds) = this.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if this.status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer realm=\"reelq\"");
             headers.insert(header::WWW_AUTHENTICATE, scheme);
         }

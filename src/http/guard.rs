@@ -76,7 +76,10 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
             }
         }
     };
-    if let Some(rest) = rest {
+    // Whoever let the body rest for long does not wait for the answer either.
+    if let Some(rest) = rest
+        && response.status() != StatusCode::REQUEST_TIMEOUT
+    {
         // A client that waits for "100 Continue" sends nothing before.
         rest.drain(waits).await;
     }
