@@ -19,9 +19,11 @@ pub mod verdict;
 // The rim: what reads and writes.
 pub mod clock;
 pub mod config;
+pub mod lock;
 pub mod provider;
 pub mod sink;
 pub mod store;
+pub mod view;
 
 // The daemon.
 pub mod daemon;
@@ -33,3 +35,6 @@ pub mod sandbox;
 pub mod scheduler;
 pub mod service;
 pub mod stats;
+
+// The command line.
+pub mod cli;

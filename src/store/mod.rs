@@ -20,8 +20,8 @@ use sqlx::{Connection, Row};
 use tokio::sync::Mutex;
 
 pub use care::Pruned;
-pub use insert::Added;
-pub use read::{Batch, Counts, Event, Filter, GateRow, LedgerRow};
+pub use insert::{Added, Insertion, There};
+pub use read::{Batch, Cap, Counts, Event, Filter, GateRow, LedgerPlace, LedgerRow};
 pub use work::{Admission, Claim, Claimed, Committed, Edited, Moving};
 
 /// SQLite's mark of a reelq database: "reel".
@@ -143,6 +143,7 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT)
             .pragma("journal_size_limit", WAL_LIMIT)
+            .pragma("cache_size", "-65536")
             .pragma("trusted_schema", "OFF");
 
         // A foreign file must not be touched: look before WAL mode is switched on.
