@@ -336,6 +336,24 @@ impl Sink {
         &self.shared.dir
     }
 
+    /// Makes the download folder and tries to write in it. A full disk passes:
+    /// that is waited for, not refused.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn try_writing(&self) -> io::Result<()> {
+        let tried = fs::create_dir_all(&self.shared.dir).and_then(|()| {
+            tempfile::Builder::new()
+                .prefix(".reelq-")
+                .tempfile_in(&self.shared.dir)
+        });
+        match tried {
+            Err(error) if is_full(&error) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     /// Free bytes for this user where the download folder is or will be.
     ///
     /// # Errors

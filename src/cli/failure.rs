@@ -132,7 +132,7 @@ impl From<ServiceError> for Failure {
             ServiceError::Config(error) => error.into(),
             ServiceError::Engine(error) => error.into(),
             ServiceError::Setup(error) => error.into(),
-            error @ (ServiceError::Template(_) | ServiceError::Folder(_)) => {
+            error @ (ServiceError::Template(_) | ServiceError::Folder { .. }) => {
                 Failure::new(ExitStatus::BadConfig, error)
             }
         }

@@ -90,8 +90,8 @@ impl Store {
         mut admit: impl FnMut(&Job, &Spent) -> Admission,
     ) -> Result<Claimed, StoreError> {
         let mut writer = self.writer.lock().await;
-        // A look without a lock first: an idle queue must not be written to.
-        if !something_due(&mut writer, claim.now)
+        // A look first: where nothing can be taken, no producer has to wait for the lock.
+        if !something_due(&mut writer, claim)
             .await
             .map_err(|e| self.judge(e))?
         {
@@ -383,12 +383,23 @@ impl Store {
     }
 }
 
-async fn something_due(conn: &mut SqliteConnection, now: Millis) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
+async fn something_due(conn: &mut SqliteConnection, claim: &Claim) -> Result<bool, sqlx::Error> {
+    let due: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NULL) \
          OR EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NOT NULL AND due_at <= ?)",
     )
-    .bind(now)
+    .bind(claim.now)
+    .fetch_one(&mut *conn)
+    .await?;
+    Ok(due && tasks(conn).await? < i64::from(claim.max_tasks))
+}
+
+/// Tasks that are at the provider, or may be in a moment.
+async fn tasks(conn: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM jobs WHERE state = 'submitting') \
+         + (SELECT count(*) FROM jobs WHERE state = 'generating')",
+    )
     .fetch_one(conn)
     .await
 }
@@ -408,13 +419,7 @@ async fn claim_in(
     .execute(&mut *tx)
     .await?;
 
-    let tasks: i64 = sqlx::query_scalar(
-        "SELECT (SELECT count(*) FROM jobs WHERE state = 'submitting') \
-         + (SELECT count(*) FROM jobs WHERE state = 'generating')",
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    let room = i64::from(claim.max_tasks) - tasks;
+    let room = i64::from(claim.max_tasks) - tasks(tx).await?;
     let limit = room.min(i64::from(claim.limit));
     let sql = format!(
         "SELECT {COLUMNS} FROM jobs WHERE state = 'pending' AND due_at IS NULL \
