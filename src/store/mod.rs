@@ -20,8 +20,8 @@ use sqlx::{Connection, Row};
 use tokio::sync::Mutex;
 
 pub use care::Pruned;
-pub use insert::Added;
-pub use read::{Batch, Counts, Event, Filter, GateRow, LedgerRow};
+pub use insert::{Added, Insertion, There};
+pub use read::{Batch, Cap, Counts, Event, Filter, GateRow, LedgerPlace, LedgerRow};
 pub use work::{Admission, Claim, Claimed, Committed, Edited, Moving};
 
 /// SQLite's mark of a reelq database: "reel".
