@@ -17,9 +17,11 @@ pub mod verdict;
 // The rim: what reads and writes.
 pub mod clock;
 pub mod config;
+pub mod lock;
 pub mod provider;
 pub mod sink;
 pub mod store;
+pub mod view;
 
 // The daemon.
 pub mod engine;
