@@ -29,3 +29,6 @@ pub mod places;
 pub mod poller;
 pub mod scheduler;
 pub mod stats;
+
+// The command line.
+pub mod cli;
