@@ -266,6 +266,16 @@ pub fn millis(span: Duration) -> Millis {
     Millis::try_from(span.as_millis()).unwrap_or(Millis::MAX)
 }
 
+/// A text as one word of a shell's command line, for a command that is proposed.
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-:/@%+=,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 /// Shows the first few of a list, and how many there are more.
 pub fn listed<T: fmt::Display>(items: &[T], most: usize) -> String {
     let mut text = items
@@ -352,6 +362,19 @@ mod tests {
         }
         for bad in ["2h", "+", "+soon", "2026-02-01"] {
             assert!(bad.parse::<Later>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_proposed_command_survives_its_shell() {
+        for (text, word) in [
+            ("spring-1", "spring-1"),
+            ("a b", "'a b'"),
+            ("it's", r"'it'\''s'"),
+            ("$(x)", "'$(x)'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(text), word);
         }
     }
 

@@ -88,18 +88,20 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
 
 /// The exit status of jobs that are all settled, and what to do about the rest.
 pub fn verdict(counts: &Counts, batch: Option<&str>, context: &Context) -> ExitStatus {
-    let of_batch = batch.map_or_else(String::new, |batch| format!(" --batch {batch}"));
+    let of_batch = batch.map_or_else(String::new, |batch| {
+        format!(" --batch {}", format::shell_word(batch))
+    });
     let mut status = ExitStatus::Done;
     for (state, advice) in [
         (State::Unconfirmed, "may have been charged"),
-        (State::Failed, "have no video"),
-        (State::Cancelled, "were withdrawn"),
+        (State::Failed, "no video"),
+        (State::Cancelled, "withdrawn"),
     ] {
         let count = counts.of(state);
         if count > 0 {
             status = ExitStatus::Unsettled;
             context.hint(format_args!(
-                "{} {state}: {advice}; see `reelq list --state {state}{of_batch}`",
+                "{} {state} ({advice}): see `reelq list --state {state}{of_batch}`",
                 counted(count, "job"),
             ));
         }

@@ -339,10 +339,139 @@ fn bound<'q>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Open;
+    use proptest::prelude::*;
+
     fn is_send<T: Send>(_: &T) {}
+
+    /// HTTP handlers move between threads.
     #[allow(dead_code)]
     fn futures_can_cross_threads(store: &'static Store, specs: &'static [JobSpec]) {
         is_send(&store.insert(specs));
         is_send(&store.insert_from(|| Ok::<_, StoreError>(Vec::new())));
+    }
+
+    /// Texts at the edge of the rules: blanks, schemes, what follows them.
+    fn edgy() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            " ",
+            "\t",
+            "\n",
+            "\r",
+            "\u{a0}",
+            "\u{b}",
+            "x",
+            "雪",
+            "http",
+            "HTTPs",
+            "https",
+            "://",
+            ":",
+            "/",
+            "?",
+            "#",
+            "]",
+            "^",
+            "*",
+            "[",
+            "{}",
+            "{\"a\":1}",
+            "null",
+        ]);
+        prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+    }
+
+    fn long(text: &str, times: usize) -> String {
+        text.repeat(times)
+    }
+
+    async fn verdicts(specs: &[JobSpec]) -> Vec<bool> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("q.db");
+        let store = Store::open(&path, Open::Create).await.unwrap();
+        let mut verdicts = Vec::new();
+        for spec in specs {
+            let taken = store
+                .insert_with(async |insertion| {
+                    insertion.rehearse();
+                    insertion.push(std::slice::from_ref(spec), |_| {}).await
+                })
+                .await;
+            verdicts.push(match taken {
+                Ok(()) => true,
+                Err(StoreError::Rule(_)) => false,
+                Err(other) => panic!("{other} for {spec:?}"),
+            });
+        }
+        verdicts
+    }
+
+    fn agree(specs: &[JobSpec]) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let taken = runtime.block_on(verdicts(specs));
+        for (spec, taken) in specs.iter().zip(taken) {
+            assert_eq!(spec.faults().is_empty(), taken, "{spec:?}");
+        }
+    }
+
+    #[test]
+    fn the_table_has_the_rules_of_the_specs_at_their_limits() {
+        let good = || JobSpec::new("p", "https://e");
+        let mut specs = vec![good()];
+        let mut with = |set: &dyn Fn(&mut JobSpec)| {
+            let mut spec = good();
+            set(&mut spec);
+            specs.push(spec);
+        };
+        for length in [200, 201] {
+            with(&|spec| spec.key = Some(long("k", length)));
+            with(&|spec| spec.batch = long("b", length));
+        }
+        for times in [66, 67] {
+            with(&|spec| spec.batch = long("雪", times));
+        }
+        for length in [100_000, 100_001] {
+            with(&|spec| spec.prompt = long("p", length));
+        }
+        for length in [8_184, 8_185] {
+            with(&|spec| spec.image_url = format!("https://{}", long("e", length)));
+        }
+        for duration in [0, 1, 15, 16] {
+            with(&|spec| spec.duration = duration);
+        }
+        for at in [-1, 0, 253_402_300_799_999, 253_402_300_800_000] {
+            with(&|spec| spec.not_before = Some(at));
+        }
+        for length in [65_528, 65_529] {
+            with(&|spec| spec.metadata = Some(format!("{{\"a\":\"{}\"}}", long("m", length))));
+        }
+        agree(&specs);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn the_table_has_the_rules_of_the_specs(
+            texts in prop::collection::vec((edgy(), edgy(), edgy(), edgy(), edgy()), 40)
+        ) {
+            let specs: Vec<JobSpec> = texts
+                .into_iter()
+                .flat_map(|(key, batch, prompt, url, metadata)| {
+                    let good = || JobSpec::new("p", "https://e");
+                    [
+                        JobSpec { key: Some(key), ..good() },
+                        JobSpec { batch, ..good() },
+                        JobSpec { prompt, ..good() },
+                        JobSpec { image_url: format!("https://{url}"), ..good() },
+                        JobSpec { image_url: url, ..good() },
+                        JobSpec { metadata: Some(metadata), ..good() },
+                    ]
+                })
+                .collect();
+            agree(&specs);
+        }
     }
 }

@@ -1062,7 +1062,7 @@ fn a_wait_ends_when_all_are_settled() {
     let ran = world
         .run(&["wait", "--batch", "b", "--json"])
         .ends(3)
-        .says("1 job cancelled: were withdrawn");
+        .says("1 job cancelled (withdrawn): see `reelq list --state cancelled --batch b`");
     let report = ran.json();
     assert_eq!(report["settled"], true);
     assert_eq!(report["jobs"]["done"], 1);

@@ -1,5 +1,6 @@
-//! One binary for all integration tests.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)] // a test fails by them
+//! What the program does, seen from outside.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::disallowed_methods)] // tests write files and read the time
 
 mod cli;
-mod life;
