@@ -13,11 +13,12 @@ use super::failure::{ExitStatus, Failure};
 use super::files::{Input, InputVisitor};
 use super::format::{self, Later, counted};
 use super::images::{Checker, Verdicts};
-use super::{Context, output, setup};
+use super::{Context, output};
 use crate::budget::Budget;
 use crate::intake::{self, Defaults, Entry, Format, ReadError};
 use crate::job::{DEFAULT_BATCH, DEFAULT_DURATION, FieldFault, JobId, JobSpec, Size};
 use crate::money::Money;
+use crate::service;
 use crate::store::{Insertion, Open, Store, StoreError, There};
 use crate::view;
 
@@ -726,7 +727,7 @@ async fn report(
 ) -> Result<(), Failure> {
     let settings = context.settings()?;
     let tally = added.reading.tally.without(&added.left_out.tally);
-    let priced = tally.priced(&setup::budget(settings));
+    let priced = tally.priced(&service::budget(settings));
     for (key, id) in &added.left_out.others {
         context.warn(format_args!(
             "the key {key:?} is there as job {id}, which asks for another video; that job stays as it is"

@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use super::failure::{ExitStatus, Failure};
 use super::format::counted;
 use super::select::{self, NAMED, Selection};
-use super::{Context, output, setup};
+use super::{Context, output};
 use crate::job::{Event, Job, JobId, State};
 use crate::money::Money;
+use crate::service;
 use crate::step::{self, Illegal};
 use crate::store::Open;
 
@@ -48,7 +49,7 @@ const UNENDED: [State; 5] = [
 /// # Errors
 /// The store's.
 pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
-    let policy = setup::policy(context.settings()?);
+    let policy = service::policy(context.settings()?);
     let store = context.store(Open::Existing).await?;
     let found = args.jobs.find(&store, &UNENDED).await?;
     if found.ids.is_empty() && found.missing.is_empty() {

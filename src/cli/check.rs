@@ -7,12 +7,13 @@ use serde::Serialize;
 
 use super::failure::{ExitStatus, Failure};
 use super::format::{self, counted};
-use super::{Context, files, setup};
+use super::{Context, files};
 use crate::config::{ApiKey, SecretSource, Settings};
 use crate::gate::Cause;
 use crate::job::Millis;
 use crate::lock;
 use crate::provider::Provider;
+use crate::service;
 use crate::store::{Filter, Open, Store};
 use crate::verdict;
 
@@ -340,7 +341,7 @@ async fn check_provider(
     context: &Context,
     findings: &mut Findings,
 ) {
-    let provider = match Provider::new(setup::endpoint(settings, key)) {
+    let provider = match Provider::new(service::provider_endpoint(settings, key)) {
         Ok(provider) => provider,
         Err(error) => return findings.wrong("provider", error),
     };

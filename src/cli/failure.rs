@@ -5,9 +5,11 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::daemon::DaemonError;
 use crate::engine::EngineError;
 use crate::lock::LockError;
 use crate::provider::SetupError;
+use crate::service::ServiceError;
 use crate::store::StoreError;
 
 /// What the process tells its caller.
@@ -111,6 +113,28 @@ impl From<EngineError> for Failure {
         match error {
             EngineError::Store(error) => error.into(),
             error @ EngineError::Sync(_) => Failure::failed(error),
+        }
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Failure {
+        match error {
+            DaemonError::Engine(error) => error.into(),
+            error => Failure::failed(error),
+        }
+    }
+}
+
+impl From<ServiceError> for Failure {
+    fn from(error: ServiceError) -> Failure {
+        match error {
+            ServiceError::Config(error) => error.into(),
+            ServiceError::Engine(error) => error.into(),
+            ServiceError::Setup(error) => error.into(),
+            error @ (ServiceError::Template(_) | ServiceError::Folder { .. }) => {
+                Failure::new(ExitStatus::BadConfig, error)
+            }
         }
     }
 }

@@ -8,14 +8,13 @@ pub mod logging;
 pub mod output;
 pub mod progress;
 pub mod select;
-pub mod setup;
 
 pub mod add;
 pub mod backup;
 pub mod cancel;
 pub mod check;
 pub mod completions;
-// pub mod demo;
+pub mod demo;
 pub mod ledger;
 pub mod list;
 pub mod man;
@@ -24,8 +23,8 @@ pub mod prune;
 pub mod resolve;
 pub mod resume;
 pub mod retry;
-// pub mod run;
-// pub mod sandbox;
+pub mod run;
+pub mod sandbox;
 pub mod show;
 pub mod status;
 pub mod wait;
@@ -96,12 +95,12 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    // /// Try the whole thing with no account and at no cost
-    // Demo(demo::Args),
-    // /// Run the daemon: submit, watch and save until stopped
-    // Run(run::Args),
-    // /// Run a local provider that makes real videos at no cost
-    // Sandbox(sandbox::Args),
+    /// Try the whole thing with no account and at no cost
+    Demo(demo::Args),
+    /// Run the daemon: submit, watch and save until stopped
+    Run(run::Args),
+    #[allow(missing_docs)] // its help is told by its arguments
+    Sandbox(sandbox::Args),
     /// Put jobs into the queue, from files or from the command line
     Add(Box<add::Args>),
     /// Show how the queue stands: jobs, what holds it back, what was spent
@@ -139,8 +138,7 @@ pub enum Command {
 impl Command {
     /// It works on its own for long.
     fn is_daemon(&self) -> bool {
-        // matches!(self, Command::Run(_) | Command::Demo(_) | Command::Sandbox(_))
-        false
+        matches!(self, Command::Run(_) | Command::Sandbox(_))
     }
 
     /// The settings must be right before it begins.
@@ -148,16 +146,22 @@ impl Command {
         !matches!(
             self,
             // `check` tells of wrong settings in its own way; the others use none.
-            // Command::Demo(_) | Command::Sandbox(_) |
-            Command::Check(_) | Command::Completions(_) | Command::Man(_)
+            Command::Demo(_)
+                | Command::Sandbox(_)
+                | Command::Check(_)
+                | Command::Completions(_)
+                | Command::Man(_)
         )
     }
 
     async fn run(self, context: &Context) -> Result<ExitStatus, Failure> {
         match self {
-            // Command::Demo(args) => demo::run(args, context).await,
-            // Command::Run(args) => run::run(args, context).await,
-            // Command::Sandbox(args) => sandbox::run(args, context).await,
+            Command::Demo(args) => demo::run(args, context).await,
+            Command::Run(args) => run::run(args, context).await,
+            Command::Sandbox(args) => sandbox::run(args, context.json())
+                .await
+                .map(|()| ExitStatus::Done)
+                .map_err(Failure::failed),
             Command::Add(args) => add::run(*args, context).await,
             Command::Status(args) => status::run(args, context).await,
             Command::List(args) => list::run(args, context).await,
@@ -315,6 +319,7 @@ mod tests {
         for command in Cli::command().get_subcommands() {
             let examples = command
                 .get_after_help()
+                .or_else(|| command.get_after_long_help())
                 .map(ToString::to_string)
                 .unwrap_or_default();
             let calls = examples

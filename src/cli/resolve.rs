@@ -1,9 +1,10 @@
 //! `reelq resolve`: a person's word on submissions that may have been charged.
 
+use super::Context;
 use super::failure::{ExitStatus, Failure};
 use super::select::{self, Selection};
-use super::{Context, setup};
 use crate::job::{Event, State};
+use crate::service;
 use crate::step;
 use crate::store::{Open, Store};
 
@@ -62,7 +63,7 @@ fn task_id(text: &str) -> Result<String, String> {
 /// # Errors
 /// The task id is another job's, or the store's.
 pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
-    let policy = setup::policy(context.settings()?);
+    let policy = service::policy(context.settings()?);
     let store = context.store(Open::Existing).await?;
     let found = args.jobs.find(&store, &[State::Unconfirmed]).await?;
     if found.ids.is_empty() && found.missing.is_empty() {

@@ -1,10 +1,11 @@
 //! `reelq retry`: another try for jobs that ended without a video.
 
+use super::Context;
 use super::failure::{ExitStatus, Failure};
 use super::format::counted;
 use super::select::{self, Changed, Selection};
-use super::{Context, setup};
 use crate::job::{Event, State};
+use crate::service;
 use crate::step;
 use crate::store::Open;
 
@@ -33,7 +34,7 @@ pub struct Args {
 /// # Errors
 /// The store's.
 pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
-    let policy = setup::policy(context.settings()?);
+    let policy = service::policy(context.settings()?);
     let store = context.store(Open::Existing).await?;
     let found = args.jobs.find(&store, &[State::Failed]).await?;
     if found.ids.is_empty() && found.missing.is_empty() {

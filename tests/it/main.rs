@@ -4,3 +4,4 @@
 #![allow(clippy::disallowed_methods)] // tests write files and read the time
 
 mod cli;
+mod life;
