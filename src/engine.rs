@@ -708,7 +708,8 @@ impl Engine {
                 }
                 Committed::Fenced => {
                     // A person was faster. What the provider accepted must not go unsaid.
-                    self.schedule.remove(job.id);
+                    // The next look drops it from the schedule, or asks at once if it runs again.
+                    self.schedule.set(job.id, now);
                     tracing::warn!(
                         job = job.id,
                         batch = %job.spec.batch,
