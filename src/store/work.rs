@@ -313,11 +313,12 @@ impl Store {
 
     /// Moves reelq's own appointments when the wall clock jumped by `delta`, so
     /// that no pause becomes a day and no deadline passes early. A producer's
-    /// `not_before` stays.
+    /// `not_before` stays. The version rises: what is in hand was judged by the
+    /// old appointments, and its late answer would write them back.
     pub async fn shift_appointments(&self, delta: Millis) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         sqlx::query(
-            "UPDATE jobs SET give_up_at = give_up_at + ?1, due_at = due_at + ?1 \
+            "UPDATE jobs SET version = version + 1, give_up_at = give_up_at + ?1, due_at = due_at + ?1 \
              WHERE state IN ('generating', 'downloading') OR (state = 'pending' AND due_at IS NOT NULL AND faults > 0)",
         )
         .bind(delta)
