@@ -210,7 +210,7 @@ impl Engine {
             probing: false,
             schedule: Schedule::default(),
             foreign: 0,
-            starts: store.recent_starts(now - MINUTE).await?.into(),
+            starts: store.recent_starts(now - MINUTE, now).await?.into(),
             paused: false,
             hold: None,
             unstarted: Vec::new(),

@@ -299,13 +299,20 @@ impl Store {
         Ok(Moving { pending, under_way })
     }
 
-    /// When the POSTs since a time were begun, oldest first; feeds the rate limit after a start.
-    pub async fn recent_starts(&self, since: Millis) -> Result<Vec<Millis>, StoreError> {
+    /// When the POSTs between two times were begun, oldest first; feeds the rate
+    /// limit after a start. A clock that was set back leaves POSTs in the future,
+    /// which must not count until it has caught up with them.
+    pub async fn recent_starts(
+        &self,
+        since: Millis,
+        now: Millis,
+    ) -> Result<Vec<Millis>, StoreError> {
         let mut writer = self.writer.lock().await;
         sqlx::query_scalar(
-            "SELECT started_at FROM submissions WHERE started_at > ? ORDER BY started_at",
+            "SELECT started_at FROM submissions WHERE started_at > ? AND started_at <= ? ORDER BY started_at",
         )
         .bind(since)
+        .bind(now)
         .fetch_all(&mut *writer)
         .await
         .map_err(|e| self.judge(e))
