@@ -283,11 +283,13 @@ impl Store {
     }
 
     /// Whether jobs could still move by themselves, with tasks of one endpoint.
+    /// What a batch's cap holds back waits for a person.
     pub async fn moving(&self, endpoint: &str) -> Result<Moving, StoreError> {
         let mut writer = self.writer.lock().await;
         let (pending, under_way): (bool, bool) = sqlx::query_as(
             "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NULL) \
-             OR EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NOT NULL), \
+             OR EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NOT NULL \
+                        AND NOT (faults = 0 AND note IS NOT NULL)), \
              EXISTS (SELECT 1 FROM jobs WHERE state = 'submitting') \
              OR EXISTS (SELECT 1 FROM jobs WHERE state = 'generating' AND endpoint = ?1) \
              OR EXISTS (SELECT 1 FROM jobs WHERE state = 'downloading' AND endpoint = ?1)",
@@ -417,7 +419,8 @@ async fn claim_in(
                 break;
             }
             Admission::Later(reason) => {
-                sqlx::query("UPDATE jobs SET due_at = ?, note = ? WHERE id = ?")
+                // No faults, but a note: that tells it from a back-off.
+                sqlx::query("UPDATE jobs SET due_at = ?, note = ?, faults = 0 WHERE id = ?")
                     .bind(claim.now + BATCH_CAP_PAUSE)
                     .bind(reason)
                     .bind(job.id)
