@@ -417,6 +417,7 @@ impl Engine {
         let claim = Claim {
             limit,
             max_tasks: self.window.limit(),
+            endpoint: self.endpoint.clone(),
             now,
             day_start: around.day_start,
         };

@@ -21,8 +21,10 @@ const BATCH_CAP_PAUSE: Millis = 10 * 60_000;
 pub struct Claim {
     /// At most so many jobs.
     pub limit: u32,
-    /// At most so many tasks at the provider, counting those that are there.
+    /// At most so many tasks at this endpoint, counting those that are there.
     pub max_tasks: u32,
+    /// Where the POSTs go. Tasks of another base URL or key take no room here.
+    pub endpoint: String,
     /// The time.
     pub now: Millis,
     /// When the calendar day of the budget began.
@@ -379,8 +381,9 @@ async fn claim_in(
 
     let tasks: i64 = sqlx::query_scalar(
         "SELECT (SELECT count(*) FROM jobs WHERE state = 'submitting') \
-         + (SELECT count(*) FROM jobs WHERE state = 'generating')",
+         + (SELECT count(*) FROM jobs WHERE state = 'generating' AND endpoint = ?)",
     )
+    .bind(&claim.endpoint)
     .fetch_one(&mut *tx)
     .await?;
     let room = i64::from(claim.max_tasks) - tasks;
