@@ -17,7 +17,7 @@ use crate::job::{Event, Evidence, Job, JobId, Millis, SavedFile, State};
 use crate::places::Places;
 use crate::stats::Stats;
 use crate::step::{self, Policy, Transition};
-use crate::store::{Admission, Claim, Committed, GateRow, Store, StoreError};
+use crate::store::{Admission, Claim, Committed, GateRow, Latest, Store, StoreError};
 use crate::verdict::{PollVerdict, PostVerdict};
 
 /// POSTs on the wire at once. Few, so that an outage in which each of them ends
@@ -244,7 +244,11 @@ impl Engine {
         engine.recover(now).await?;
         engine
             .store
-            .clamp_appointments(now + step::MAX_BACKOFF)
+            .clamp_appointments(&Latest {
+                backoff: now + step::MAX_BACKOFF,
+                deadline: now + engine.limits.policy.deadline,
+                grace: now + step::UNUSABLE_GRACE,
+            })
             .await?;
         for id in engine.store.ids_in(State::Generating).await? {
             // Whole intervals from now: no task is asked sooner than it would have been without the stop.
@@ -744,7 +748,7 @@ impl Engine {
     /// The store's.
     pub async fn next_wake(&mut self, now: Millis) -> Result<Option<Millis>, EngineError> {
         let mut wakes = vec![
-            self.store.next_due().await?,
+            self.store.next_due(now).await?,
             self.hold.as_ref().map(|hold| hold.until),
             self.submit_gate.closed().map(|closed| closed.until),
         ];
@@ -755,7 +759,9 @@ impl Engine {
         if self.rate_left(now) == 0 {
             wakes.push(self.starts.front().map(|start| start + MINUTE));
         }
-        Ok(wakes.into_iter().flatten().min())
+        // What could not be taken although its time has come waits for an
+        // answer, for a person, or for one of these.
+        Ok(wakes.into_iter().flatten().filter(|at| *at > now).min())
     }
 
     /// Whether nothing is left that could move by itself soon: no job is under

@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 pub use care::Pruned;
 pub use insert::Added;
 pub use read::{Batch, Counts, Event, Filter, GateRow, LedgerRow};
-pub use work::{Admission, Claim, Claimed, Committed, Edited, Moving};
+pub use work::{Admission, Claim, Claimed, Committed, Edited, Latest, Moving};
 
 /// SQLite's mark of a reelq database: "reel".
 const APPLICATION_ID: i64 = 0x7265_656c;

@@ -73,6 +73,17 @@ pub enum Edited {
     Missing(JobId),
 }
 
+/// The furthest appointments that reelq makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Latest {
+    /// The end of a back-off.
+    pub backoff: Millis,
+    /// When a task is given up.
+    pub deadline: Millis,
+    /// When a completed task without a usable video is given up.
+    pub grace: Millis,
+}
+
 /// Whether there are jobs that are not settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moving {
@@ -258,17 +269,18 @@ impl Store {
         self.load(&ids, State::Downloading).await
     }
 
-    /// The earliest time at which a waiting job or a download becomes due.
-    pub async fn next_due(&self) -> Result<Option<Millis>, StoreError> {
+    /// The earliest time after `now` at which a waiting job or a download becomes due.
+    pub async fn next_due(&self, now: Millis) -> Result<Option<Millis>, StoreError> {
         let mut writer = self.writer.lock().await;
         sqlx::query_scalar(
             "SELECT min(due_at) FROM ( \
-             SELECT * FROM (SELECT due_at FROM jobs WHERE state = 'pending' AND due_at IS NOT NULL \
+             SELECT * FROM (SELECT due_at FROM jobs WHERE state = 'pending' AND due_at IS NOT NULL AND due_at > ?1 \
                             ORDER BY due_at LIMIT 1) \
              UNION ALL \
-             SELECT * FROM (SELECT due_at FROM jobs WHERE state = 'downloading' AND due_at IS NOT NULL \
+             SELECT * FROM (SELECT due_at FROM jobs WHERE state = 'downloading' AND due_at > ?1 \
                             ORDER BY due_at LIMIT 1))",
         )
+        .bind(now)
         .fetch_one(&mut *writer)
         .await
         .map_err(|e| self.judge(e))
@@ -328,29 +340,54 @@ impl Store {
     /// old appointments, and its late answer would write them back.
     pub async fn shift_appointments(&self, delta: Millis) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        sqlx::query(
-            "UPDATE jobs SET version = version + 1, give_up_at = give_up_at + ?1, due_at = due_at + ?1 \
-             WHERE state IN ('generating', 'downloading') OR (state = 'pending' AND due_at IS NOT NULL AND faults > 0)",
-        )
-        .bind(delta)
-        .execute(&mut *writer)
-        .await
-        .map_err(|e| self.judge(e))?;
-        Ok(())
+        let result = async {
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            // One statement a state: each has its own index.
+            for rows in [
+                "state = 'generating'",
+                "state = 'downloading'",
+                "state = 'pending' AND due_at IS NOT NULL AND faults > 0",
+            ] {
+                let sql = format!(
+                    "UPDATE jobs SET version = version + 1, give_up_at = give_up_at + ?1, \
+                     due_at = due_at + ?1 WHERE {rows}"
+                );
+                sqlx::query(AssertSqlSafe(sql))
+                    .bind(delta)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            tx.commit().await
+        };
+        result.await.map_err(|e| self.judge(e))
     }
 
-    /// After a start: no back-off lies further ahead than reelq ever sets one.
-    pub async fn clamp_appointments(&self, latest: Millis) -> Result<(), StoreError> {
+    /// After a start, when the clock may have been set back: no appointment lies
+    /// further ahead than reelq ever makes one.
+    pub async fn clamp_appointments(&self, latest: &Latest) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        sqlx::query(
-            "UPDATE jobs SET due_at = ?1 WHERE due_at > ?1 AND \
-             (state = 'downloading' OR (state = 'pending' AND faults > 0 AND coalesce(not_before, 0) < due_at))",
-        )
-        .bind(latest)
-        .execute(&mut *writer)
-        .await
-        .map_err(|e| self.judge(e))?;
-        Ok(())
+        let result = async {
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            for (column, rows, latest) in [
+                ("due_at", "state = 'downloading'", latest.backoff),
+                (
+                    "due_at",
+                    "state = 'pending' AND due_at IS NOT NULL AND faults > 0 AND coalesce(not_before, 0) < due_at",
+                    latest.backoff,
+                ),
+                ("give_up_at", "state = 'generating'", latest.deadline),
+                ("give_up_at", "state = 'downloading'", latest.grace),
+            ] {
+                let sql =
+                    format!("UPDATE jobs SET {column} = ?1 WHERE {rows} AND {column} > ?1");
+                sqlx::query(AssertSqlSafe(sql))
+                    .bind(latest)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            tx.commit().await
+        };
+        result.await.map_err(|e| self.judge(e))
     }
 }
 
