@@ -96,7 +96,7 @@ CREATE INDEX jobs_ready       ON jobs (priority DESC, id) WHERE state = 'pending
 CREATE INDEX jobs_waiting     ON jobs (due_at)            WHERE state = 'pending' AND due_at IS NOT NULL;
 CREATE INDEX jobs_submitting  ON jobs (id)                WHERE state = 'submitting';
 CREATE INDEX jobs_unconfirmed ON jobs (id)                WHERE state = 'unconfirmed';
-CREATE INDEX jobs_generating  ON jobs (id)                WHERE state = 'generating';
+CREATE INDEX jobs_generating  ON jobs (endpoint)          WHERE state = 'generating';
 CREATE INDEX jobs_downloading ON jobs (due_at)            WHERE state = 'downloading';
 -- What was downloaded of a video that is not wanted any more.
 CREATE INDEX jobs_leftover    ON jobs (id) WHERE state IN ('failed', 'cancelled') AND target IS NOT NULL;

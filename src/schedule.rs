@@ -76,19 +76,17 @@ impl Schedule {
         self.foreign.len()
     }
 
-    /// Takes due jobs off the queue; they stay known until they are set again or removed.
-    pub fn take_due(&mut self, now: Millis, limit: usize) -> Vec<JobId> {
-        let mut taken = Vec::new();
-        while taken.len() < limit {
-            match self.queue.first().copied() {
-                Some((at, id)) if at <= now => {
-                    self.queue.remove(&(at, id));
-                    taken.push(id);
-                }
-                _ => break,
-            }
+    /// The first jobs whose time has come.
+    pub fn due(&self, now: Millis, limit: usize) -> Vec<JobId> {
+        let due = self.queue.iter().take_while(|(at, _)| *at <= now);
+        due.take(limit).map(|(_, id)| *id).collect()
+    }
+
+    /// Takes a job off the queue; it stays known until it is set again or removed.
+    pub fn take(&mut self, id: JobId) {
+        if let Some((at, _)) = self.due.get(&id) {
+            self.queue.remove(&(*at, id));
         }
-        taken
     }
 
     /// The wall clock jumped.

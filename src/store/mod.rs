@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 pub use care::Pruned;
 pub use insert::{Added, Insertion, There};
 pub use read::{Batch, Cap, Counts, Event, Filter, GateRow, LedgerPlace, LedgerRow};
-pub use work::{Admission, Claim, Claimed, Committed, Edited, Moving};
+pub use work::{Admission, Bounds, Claim, Claimed, Committed, Edited, Moving};
 
 /// SQLite's mark of a reelq database: "reel".
 const APPLICATION_ID: i64 = 0x7265_656c;
