@@ -601,15 +601,10 @@ impl Engine {
 
     fn polled(&mut self, job: &Job, verdict: PollVerdict, target: Option<String>, now: Millis) {
         self.polling.remove(&job.id);
-        let faults = self.schedule.fault(job.id);
-        self.schedule
-            .set(job.id, self.limits.policy.next_poll(job, now));
         let trial = self.poll_trial.take_if(|id| *id == job.id).is_some();
         self.stats.polled(&verdict);
         let event = match verdict {
-            PollVerdict::Trouble(fault) => {
-                return self.poll_trouble(job, fault, faults, now, trial);
-            }
+            PollVerdict::Trouble(fault) => return self.poll_trouble(job, fault, now, trial),
             PollVerdict::Running { progress } => Event::Running { progress },
             PollVerdict::NotFound { message } => Event::TaskNotFound { message },
             PollVerdict::Failed { message } => Event::TaskFailed { message },
@@ -629,8 +624,9 @@ impl Engine {
     }
 
     /// A poll that taught nothing about its task: the job stays as it is.
-    fn poll_trouble(&mut self, job: &Job, fault: Fault, faults: u32, now: Millis, trial: bool) {
+    fn poll_trouble(&mut self, job: &Job, fault: Fault, now: Millis, trial: bool) {
         self.poll_faults_in_row += 1;
+        let faults = self.schedule.fault(job.id);
         let policy = &self.limits.policy;
         let pause = step::backoff(job.id, faults, policy.interval).max(policy.interval);
         self.schedule.set_faulty(job.id, now + pause, faults);
