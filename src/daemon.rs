@@ -195,7 +195,11 @@ impl Daemon {
                     (reports, broken) = ready;
                     look = true;
                 }
-                () = self.wake.notified() => look = true,
+                () = self.wake.notified() => {
+                    // A commit of this process does not show as a foreign one: the next tick refreshes.
+                    seen = None;
+                    look = true;
+                }
                 _ = tick.tick() => {
                     keeper.tick();
                     if trouble.is_waiting() {

@@ -36,5 +36,12 @@ pub mod scheduler;
 pub mod service;
 pub mod stats;
 
+// The ways in and out for other programs.
+pub mod http;
+pub mod queue;
+pub mod webhook;
+
+pub use queue::Queue;
+
 // The command line.
 pub mod cli;

@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
 use crate::engine::EngineError;
+use crate::http::HttpError;
 use crate::lock::LockError;
 use crate::provider::SetupError;
 use crate::service::ServiceError;
 use crate::store::StoreError;
+use crate::webhook::WebhookError;
 
 /// What the process tells its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +137,27 @@ impl From<ServiceError> for Failure {
             error @ (ServiceError::Template(_) | ServiceError::Folder { .. }) => {
                 Failure::new(ExitStatus::BadConfig, error)
             }
+        }
+    }
+}
+
+impl From<HttpError> for Failure {
+    fn from(error: HttpError) -> Failure {
+        let status = match error {
+            // Whoever has the address may give it back.
+            HttpError::InUse { .. } => ExitStatus::Unavailable,
+            HttpError::Off | HttpError::Bind { .. } | HttpError::Open(_) => ExitStatus::BadConfig,
+        };
+        Failure::new(status, error)
+    }
+}
+
+impl From<WebhookError> for Failure {
+    fn from(error: WebhookError) -> Failure {
+        match error {
+            WebhookError::Store(error) => error.into(),
+            error @ WebhookError::Secret => Failure::new(ExitStatus::BadConfig, error),
+            error @ WebhookError::Client(_) => Failure::failed(error),
         }
     }
 }

@@ -4,7 +4,9 @@
 //! `PRAGMA data_version`; a few others read. `synchronous=FULL` holds on all.
 
 mod care;
+mod front;
 mod insert;
+mod outbox;
 mod read;
 mod row;
 mod work;
@@ -20,7 +22,9 @@ use sqlx::{Connection, Row};
 use tokio::sync::Mutex;
 
 pub use care::Pruned;
+pub use front::{EventPage, SpendRow};
 pub use insert::{Added, Insertion, There};
+pub use outbox::{Absorbed, Message};
 pub use read::{Batch, Cap, Counts, Event, Filter, GateRow, LedgerPlace, LedgerRow};
 pub use work::{Admission, Bounds, Claim, Claimed, Committed, Edited, Moving};
 

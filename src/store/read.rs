@@ -39,9 +39,17 @@ impl Counts {
         self.iter().filter(|(s, _)| test(*s)).map(|(_, n)| n).sum()
     }
 
-    fn add(&mut self, state: &str, count: i64) {
+    pub(super) fn add(&mut self, state: &str, count: i64) {
         if let Ok(state) = state.parse::<State>() {
             self.0[state as usize] += count.unsigned_abs();
+        }
+    }
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        for (count, more) in self.0.iter_mut().zip(other.0) {
+            *count += more;
         }
     }
 }

@@ -454,6 +454,11 @@ async fn claim_in(
     admit: &mut impl FnMut(&Job, &Spent) -> Admission,
 ) -> Result<Claimed, sqlx::Error> {
     let mut claimed = Claimed::default();
+    // Under the lock: once a pause is answered, nothing more is submitted.
+    let paused = "SELECT EXISTS (SELECT 1 FROM facts WHERE name = 'paused')";
+    if sqlx::query_scalar(paused).fetch_one(&mut *tx).await? {
+        return Ok(claimed);
+    }
     sqlx::query(
         "UPDATE jobs SET due_at = NULL WHERE id IN (SELECT id FROM jobs \
          WHERE state = 'pending' AND due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?)",
@@ -562,6 +567,15 @@ async fn set_aside(conn: &mut SqliteConnection, corrupt: &Corrupt) -> Result<(),
     sqlx::query(AssertSqlSafe(sql))
         .bind(FailureCode::CorruptRow.as_str())
         .bind(format!("the row cannot be read: {}", corrupt.reason))
+        .bind(corrupt.id)
+        .execute(&mut *conn)
+        .await?;
+    let sql = format!(
+        "INSERT INTO events (job_id, at, event, state, detail) \
+         SELECT id, {now}, 'set_aside', 'failed', ? FROM jobs WHERE id = ?"
+    );
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(&corrupt.reason)
         .bind(corrupt.id)
         .execute(conn)
         .await?;

@@ -4,4 +4,6 @@
 #![allow(clippy::disallowed_methods)] // tests write files and read the time
 
 mod cli;
+mod http;
 mod life;
+mod webhook;

@@ -1,0 +1,205 @@
+//! `POST /api/jobs`: any number of jobs, all or none.
+//!
+//! The body goes to a file first, so that a slow client holds no lock of the
+//! database, and is read from there twice: once to judge it, once to insert it.
+
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use super::App;
+use super::error::{ApiError, ApiResult, ok};
+use super::input::{broken_off, media_type, patient, wrong_type};
+use crate::intake::{Defaults, Format, LineFault, ReadError, read};
+use crate::job::JobSpec;
+use crate::store::StoreError;
+
+/// The longest body: some ten million jobs.
+const MAX_BODY: u64 = 8 << 30;
+
+/// So much of the disk is left to the database.
+const LEFT_FREE: u64 = 256 << 20;
+
+/// How often free space is looked at, in bytes.
+const LOOK: u64 = 16 << 20;
+
+/// Bad lines that are told; further ones are counted.
+const TOLD: usize = 100;
+
+/// Jobs that are read at once.
+const PORTION: usize = 1_000;
+
+const TYPES: &str = "application/x-ndjson (one JSON object a line) or application/json (an array)";
+
+pub(super) async fn add(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> ApiResult {
+    let format = match media_type(&headers).as_str() {
+        "application/x-ndjson"
+        | "application/ndjson"
+        | "application/jsonl"
+        | "application/x-jsonlines"
+        | "application/json" => None,
+        "text/csv" => Some(Format::Csv),
+        other => return Err(wrong_type(other, TYPES)),
+    };
+    let spool = spool(app.store().path(), body).await?;
+    let format = match format {
+        Some(format) => format,
+        None => sniff(&spool)?,
+    };
+    let judged = reopen(&spool)?;
+    tokio::task::spawn_blocking(move || check(format, judged))
+        .await
+        .map_err(|_| ApiError::internal())??;
+    let store = Arc::clone(&app.http.store);
+    let source = reopen(&spool)?;
+    let (inserted, existing) = app
+        .change(async move {
+            let mut entries = read(format, source, &Defaults::default());
+            let feed = || -> Result<Vec<JobSpec>, BulkError> {
+                let portion: Result<Vec<_>, ReadError> = entries.by_ref().take(PORTION).collect();
+                Ok(portion?.into_iter().map(|entry| entry.spec).collect())
+            };
+            store.insert_from(feed).await
+        })
+        .await??;
+    Ok(ok(&json!({ "inserted": inserted, "existing": existing })))
+}
+
+enum BulkError {
+    Store(StoreError),
+    /// What was judged good could not be read again.
+    Changed(ReadError),
+}
+
+impl From<StoreError> for BulkError {
+    fn from(error: StoreError) -> BulkError {
+        BulkError::Store(error)
+    }
+}
+
+impl From<ReadError> for BulkError {
+    fn from(error: ReadError) -> BulkError {
+        BulkError::Changed(error)
+    }
+}
+
+impl From<BulkError> for ApiError {
+    fn from(error: BulkError) -> ApiError {
+        match error {
+            BulkError::Store(error) => error.into(),
+            BulkError::Changed(error) => {
+                tracing::error!(%error, "a body that was stored cannot be read again");
+                ApiError::internal()
+            }
+        }
+    }
+}
+
+/// Stores the body beside the database, in a file without a name.
+async fn spool(database: &Path, body: Body) -> ApiResult<std::fs::File> {
+    let folder = database
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let file = tempfile::tempfile_in(folder).map_err(unstored)?;
+    let mut file = tokio::io::BufWriter::new(tokio::fs::File::from_std(file));
+    let mut stream = body.into_data_stream();
+    let (mut length, mut looked) = (0, 0);
+    while let Some(chunk) = patient(stream.next()).await? {
+        let chunk = chunk.map_err(|_| broken_off())?;
+        length += chunk.len() as u64;
+        if length > MAX_BODY {
+            return Err(ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "the body is longer than 8 GiB: send it in parts",
+            ));
+        }
+        if length >= looked {
+            looked = length + LOOK;
+            if free_space(folder).is_some_and(|free| free < LEFT_FREE) {
+                return Err(no_room());
+            }
+        }
+        file.write_all(&chunk).await.map_err(unstored)?;
+    }
+    file.flush().await.map_err(unstored)?;
+    Ok(file.into_inner().into_std().await)
+}
+
+fn free_space(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+fn no_room() -> ApiError {
+    ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "disk_full",
+        "the disk has no room for the body; nothing was inserted",
+    )
+    .again_in(30)
+}
+
+fn unstored(error: std::io::Error) -> ApiError {
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        return no_room();
+    }
+    tracing::error!(%error, "a body could not be stored beside the database");
+    ApiError::internal()
+}
+
+/// From its beginning, with a position of its own only as long as nobody else reads.
+fn reopen(spool: &std::fs::File) -> ApiResult<BufReader<std::fs::File>> {
+    let mut file = spool.try_clone().map_err(unstored)?;
+    file.seek(SeekFrom::Start(0)).map_err(unstored)?;
+    Ok(BufReader::with_capacity(128 * 1024, file))
+}
+
+/// An array or lines, whatever the type says: both are sent as application/json.
+fn sniff(spool: &std::fs::File) -> ApiResult<Format> {
+    let (format, _) = Format::sniff(reopen(spool)?).map_err(unstored)?;
+    Ok(match format {
+        Format::Json => Format::Json,
+        // What is neither is told as a bad line.
+        Format::Jsonl | Format::Csv => Format::Jsonl,
+    })
+}
+
+/// Every bad line, before anything is inserted.
+fn check(format: Format, source: impl Read) -> ApiResult<()> {
+    let mut told: Vec<LineFault> = Vec::new();
+    let mut bad = 0_usize;
+    for entry in read(format, BufReader::new(source), &Defaults::default()) {
+        match entry {
+            Ok(_) => {}
+            Err(ReadError::Line(fault)) => {
+                bad += 1;
+                if told.len() < TOLD {
+                    told.push(fault);
+                }
+            }
+            Err(ReadError::Io { source, .. }) => return Err(unstored(source)),
+        }
+    }
+    if bad == 0 {
+        return Ok(());
+    }
+    let first = told.first().map(ToString::to_string).unwrap_or_default();
+    let message = match bad {
+        1 => format!("{first}; nothing was inserted"),
+        _ => format!(
+            "{first}; and {} more bad lines; nothing was inserted",
+            bad - 1
+        ),
+    };
+    let error = ApiError::bad("invalid_jobs", message);
+    Err(error.with("lines", json!(told)).of("jobs"))
+}

@@ -1,0 +1,142 @@
+//! `POST /v1/videos`: one job, and the same job again for a repeated request.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
+use serde_json::Value;
+
+use super::error::{ApiError, ApiResult, ok};
+use super::input::{body, media_type, members, wrong_type};
+use super::params::{Given, judge};
+use super::{App, form, videos};
+use crate::job::{Job, JobId, JobSpec, Millis};
+
+/// OpenAI's SDKs send a request again by themselves within this time.
+const RETRIES: Millis = 15 * 60_000;
+
+pub(super) async fn create(State(app): State<Arc<App>>, request: Request) -> ApiResult {
+    let headers = request.headers().clone();
+    let given = match media_type(&headers).as_str() {
+        "application/json" => from_json(&body(request.into_body()).await?)?,
+        "multipart/form-data" => form::read(request).await?,
+        other => {
+            return Err(wrong_type(other, "application/json or multipart/form-data"));
+        }
+    };
+    let spec = judge(given, idempotency_key(&headers)?, &app.http.model)?;
+    let (job, is_new) = insert(&app, spec, &headers).await?;
+    let mut response: Response = ok(&videos::object(&job, &app.http.model));
+    if !is_new {
+        let replayed = HeaderValue::from_static("true");
+        response
+            .headers_mut()
+            .insert("idempotent-replayed", replayed);
+    }
+    Ok(response)
+}
+
+fn from_json(bytes: &[u8]) -> ApiResult<Vec<Given>> {
+    members(bytes)?
+        .into_iter()
+        .map(|(name, raw)| {
+            // Only half of a surrogate pair or a number beyond all range fails here.
+            let value = serde_json::from_str(raw.get()).map_err(|error| {
+                let message = format!("{name} cannot be read: {error}");
+                ApiError::param(name.clone(), "invalid_value", message)
+            })?;
+            Ok(Given {
+                value,
+                source: Some(raw.get().to_owned()),
+                loose: false,
+                name,
+            })
+        })
+        .collect()
+}
+
+fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| {
+        let message = "Idempotency-Key is not UTF-8 text";
+        ApiError::param("Idempotency-Key", "invalid_value", message)
+    })?;
+    Ok(Some(text.to_owned()))
+}
+
+/// Puts the job into the queue. False: it was there already.
+async fn insert(app: &Arc<App>, spec: JobSpec, headers: &HeaderMap) -> ApiResult<(Job, bool)> {
+    if spec.key.is_none()
+        && is_repeat(headers)
+        && let Some(id) = app
+            .store()
+            .twin(&spec, app.http.clock.now() - RETRIES)
+            .await?
+    {
+        return Ok((find(app, id).await?, false));
+    }
+    let store = Arc::clone(&app.http.store);
+    let wanted = spec.clone();
+    let added = app
+        .change(async move { store.insert(std::slice::from_ref(&wanted)).await })
+        .await??;
+    match (added.inserted.first(), added.existing.first()) {
+        (Some(id), _) => Ok((find(app, *id).await?, true)),
+        (None, Some(id)) => {
+            let job = find(app, *id).await?;
+            check_same(app, &job, &spec).await?;
+            Ok((job, false))
+        }
+        (None, None) => Err(ApiError::internal()),
+    }
+}
+
+/// OpenAI's SDKs count their own repeats of a request and give it no key of
+/// its own. The first one may have been inserted though its answer was lost.
+fn is_repeat(headers: &HeaderMap) -> bool {
+    headers
+        .get("x-stainless-retry-count")
+        .and_then(|count| count.to_str().ok())
+        .and_then(|count| count.parse::<u32>().ok())
+        .is_some_and(|count| count > 0)
+}
+
+async fn find(app: &Arc<App>, id: JobId) -> ApiResult<Job> {
+    app.store().job(id).await?.ok_or_else(|| {
+        ApiError::conflict(
+            "job_pruned",
+            "the job of this key has just been pruned; ask again",
+        )
+        .again_in(1)
+    })
+}
+
+async fn check_same(app: &Arc<App>, job: &Job, spec: &JobSpec) -> ApiResult<()> {
+    let id = job.id;
+    if app.store().is_hidden(id).await? {
+        let message = format!("the key belongs to video_{id}, which was deleted; use another key");
+        return Err(ApiError::conflict("key_of_deleted_video", message).of("key"));
+    }
+    let object = |text: &Option<String>| {
+        text.as_deref()
+            .and_then(|text| serde_json::from_str::<Value>(text).ok())
+    };
+    let same = object(&job.spec.metadata) == object(&spec.metadata)
+        && JobSpec {
+            metadata: None,
+            ..job.spec.clone()
+        } == JobSpec {
+            metadata: None,
+            ..spec.clone()
+        };
+    if same {
+        return Ok(());
+    }
+    let message = format!(
+        "the key was used before, for a different request: it is video_{id}'s; use another key for another video"
+    );
+    Err(ApiError::conflict("idempotency_key_reused", message).of("key"))
+}

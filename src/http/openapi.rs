@@ -1,0 +1,448 @@
+//! `GET /openapi.json`: what the interface takes and answers, exactly enough to
+//! be tested by a program that reads it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde_json::{Map, Value, json};
+
+use super::App;
+use super::error::ok;
+use super::params::OPENAI_MODELS;
+use crate::job::{MAX_NAME, MAX_PROMPT, MAX_TIME, MAX_URL, State as JobState};
+
+/// Not blank, and no NUL in it.
+const NOT_BLANK: &str = "^[^\\u0000]*[^\\u0000 \\t\\n\\r][^\\u0000]*$";
+const URL: &str = "^[hH][tT][tT][pP][sS]?://[^/?#\\u0000 \\t\\n\\r][^\\u0000 \\t\\n\\r]*$";
+const SECONDS: &str = "^([1-9]|1[0-5])$";
+const WHOLE: &str = "^(0|-?[1-9][0-9]{0,17})$";
+const TIME: &str = "^(19[89][0-9]|2[0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])\
+     T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])$";
+const MILLIS: &str = "^([1-9][0-9]{0,6}|[1-9][0-9]{11,13})$";
+const VIDEO_ID: &str = "^(video_)?[1-9][0-9]{0,17}$";
+const OBJECT: &str = "^\\{\\}$|^\\{\"[A-Za-z0-9_]{1,40}\":\"[A-Za-z0-9_ ]{0,40}\"\\}$";
+
+pub(super) async fn get(State(app): State<Arc<App>>) -> Response {
+    ok(&describe(&app.http.model, app.http.token.is_some()))
+}
+
+/// The description. With a token, everything but the public pages asks for it.
+pub(super) fn describe(model: &str, with_token: bool) -> Value {
+    let mut api = json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "reelq",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "A persistent queue for paid image-to-video jobs",
+            "description": "The paths under /v1 are OpenAI's video API: an SDK works by changing its base URL. \
+                The paths under /api are reelq's own operations. Events are at /api/events (see x-event-stream).",
+        },
+        "servers": [{ "url": "/" }],
+        "paths": paths(),
+        "components": { "schemas": schemas(model) },
+        "webhooks": webhooks(),
+        // An answer without end, which OpenAPI 3.1 cannot describe as a path.
+        "x-event-stream": {
+            "/api/events": {
+                "summary": "What happens to jobs, as server-sent events, from now on or after an event",
+                "parameters": [
+                    { "name": "Last-Event-ID", "in": "header", "schema": { "type": "integer" } },
+                    { "name": "after", "in": "query", "schema": { "type": "integer" } },
+                    { "name": "batch", "in": "query", "schema": { "type": "string" } },
+                ],
+                "data": refer("Event"),
+            },
+        },
+    });
+    if with_token {
+        api["components"]["securitySchemes"] =
+            json!({ "token": { "type": "http", "scheme": "bearer" } });
+        api["security"] = json!([{ "token": [] }]);
+        for public in ["/healthz", "/"] {
+            api["paths"][public]["get"]["security"] = json!([]);
+        }
+    }
+    api
+}
+
+fn refer(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn content(kind: &str, schema: Value) -> Value {
+    json!({ kind: { "schema": schema } })
+}
+
+/// An operation that answers 200 with this content, or an error.
+fn operation(id: &str, summary: &str, answer: Value) -> Value {
+    let error = |text: &str| json!({ "description": text, "content": content("application/json", refer("Error")) });
+    json!({
+        "operationId": id,
+        "summary": summary,
+        "responses": {
+            "200": { "description": "Done", "content": answer },
+            "400": error("The request is wrong; param names what"),
+            "default": error("An error"),
+        },
+    })
+}
+
+fn of_json(id: &str, summary: &str, schema: &str) -> Value {
+    operation(id, summary, content("application/json", refer(schema)))
+}
+
+fn taking(mut operation: Value, required: bool, content: Value) -> Value {
+    operation["requestBody"] = json!({ "required": required, "content": content });
+    operation
+}
+
+fn asking(mut operation: Value, parameters: Value) -> Value {
+    operation["parameters"] = parameters;
+    operation
+}
+
+fn query(name: &str, schema: Value) -> Value {
+    json!({ "name": name, "in": "query", "schema": schema })
+}
+
+fn named(name: &str, what: &str) -> Value {
+    json!([{ "name": name, "in": "path", "required": true, "description": what, "schema": { "type": "string", "minLength": 1 } }])
+}
+
+fn paths() -> Value {
+    let video = "video_12, 12 or key:NAME";
+    let job = "12, video_12 or key:NAME";
+    let order = query("order", json!({ "enum": ["asc", "desc"] }));
+    let key = json!({
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "Becomes the job's key: the same request gives the same job again, another one 409",
+        "schema": { "type": "string", "pattern": "^[!-~]{1,200}$" },
+    });
+    let new_video = json!({
+        "application/json": { "schema": refer("NewVideo") },
+        "multipart/form-data": { "schema": refer("NewVideoForm") },
+    });
+    let content_of_video = content("video/mp4", json!({ "type": "string", "format": "binary" }));
+    let mut download = asking(
+        operation(
+            "downloadVideo",
+            "The video itself",
+            content_of_video.clone(),
+        ),
+        json!([query("variant", json!({ "enum": ["video"] })),]),
+    );
+    download["responses"]["206"] =
+        json!({ "description": "A part of it", "content": content_of_video });
+    download["responses"]["304"] = json!({ "description": "If-None-Match names it" });
+    let event_page = content("text/html", json!({ "type": "string" }));
+    let metrics = content("application/openmetrics-text", json!({ "type": "string" }));
+    let jobs = json!({
+        "application/json": { "schema": { "type": "array", "items": refer("NewJob") } },
+        "application/x-ndjson": {
+            "schema": { "type": "string", "description": "One NewJob a line, as many as there are" },
+        },
+    });
+    let reason =
+        json!({ "type": ["string", "null"], "maxLength": 1000, "pattern": "^[^\\u0000]*$" });
+    json!({
+        "/v1/videos": {
+            "get": asking(of_json("listVideos", "Videos, newest first", "VideoList"), json!([
+                query("limit", json!({ "type": "integer", "minimum": 1, "maximum": 100 })),
+                query("after", json!({ "type": "string", "pattern": VIDEO_ID })),
+                order.clone(),
+            ])),
+            "post": asking(taking(of_json("createVideo", "Puts a job into the queue", "Video"), true, new_video), json!([key])),
+        },
+        "/v1/videos/{video_id}": {
+            "parameters": named("video_id", video),
+            "get": of_json("retrieveVideo", "One video", "Video"),
+            "delete": of_json("deleteVideo", "Cancels the job if it has not ended, and takes it off the list. The file and the ledger stay", "VideoDeleted"),
+        },
+        "/v1/videos/{video_id}/content": { "parameters": named("video_id", video), "get": download },
+        "/api/jobs": {
+            "get": asking(of_json("listJobs", "Jobs, oldest first", "JobList"), json!([
+                query("state", refer("State")),
+                query("batch", json!({ "type": "string" })),
+                query("limit", json!({ "type": "integer", "minimum": 1, "maximum": 1000 })),
+                query("after", json!({ "type": "integer", "minimum": 0, "maximum": i64::MAX })),
+                order,
+            ])),
+            "post": taking(of_json("addJobs", "Any number of jobs, all or none. A job whose key is there already is left out", "Added"), true, jobs),
+        },
+        "/api/jobs/{id}": {
+            "parameters": named("id", job),
+            "get": of_json("getJob", "One job with its ledger and history", "JobDetail"),
+        },
+        "/api/jobs/{id}/retry": {
+            "parameters": named("id", job),
+            "post": of_json("retryJob", "Another try of a failed or cancelled job; what is paid for is only asked for and fetched", "Job"),
+        },
+        "/api/jobs/{id}/cancel": {
+            "parameters": named("id", job),
+            "post": taking(of_json("cancelJob", "Withdraws a job. keep: a task that is paid for goes on and is fetched", "Job"), false,
+                content("application/json", object(json!({ "keep": { "type": "boolean" } }), &[]))),
+        },
+        "/api/jobs/{id}/resolve": {
+            "parameters": named("id", job),
+            "post": taking(of_json("resolveJob", "Settles an unconfirmed job", "Job"), true, content("application/json", json!({
+                "oneOf": [
+                    object(json!({ "adopt": { "type": "string", "pattern": "^[!-~]{1,1000}$" } }), &["adopt"]),
+                    object(json!({ "resubmit": { "const": true } }), &["resubmit"]),
+                    object(json!({ "write_off": { "const": true } }), &["write_off"]),
+                ],
+            }))),
+        },
+        "/api/batches/{name}": {
+            "parameters": named("name", "A batch"),
+            "get": of_json("getBatch", "How far a batch is, and what it cost", "Batch"),
+        },
+        "/api/status": { "get": of_json("getStatus", "Counts, batches, what is paused and why, spend", "Status") },
+        "/api/pause": {
+            "post": taking(of_json("pause", "Stops submitting; polling and downloads go on", "Paused"), false,
+                content("application/json", object(json!({ "reason": reason }), &[]))),
+        },
+        "/api/resume": { "post": of_json("resume", "Submitting goes on", "Paused") },
+        "/openapi.json": { "get": operation("describe", "This description", content("application/json", json!({ "type": "object" }))) },
+        "/healthz": { "get": of_json("health", "The process answers", "Health") },
+        "/readyz": { "get": of_json("ready", "The database answers", "Health") },
+        "/metrics": { "get": operation("metrics", "For Prometheus", metrics) },
+        "/": { "get": operation("dashboard", "A page for people", event_page) },
+    })
+}
+
+/// An object with these members and no others.
+fn object(properties: Value, required: &[&str]) -> Value {
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+}
+
+/// An object of which all of these members are there, and more may come.
+fn answer(properties: Value) -> Value {
+    let names: Vec<&String> = properties
+        .as_object()
+        .map(Map::keys)
+        .into_iter()
+        .flatten()
+        .collect();
+    json!({ "type": "object", "required": names, "properties": properties })
+}
+
+fn text(length: usize, pattern: &str) -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": length, "pattern": pattern })
+}
+
+fn nullable(mut schema: Value) -> Value {
+    match schema.get("type") {
+        Some(Value::String(kind)) => {
+            schema["type"] = json!([kind, "null"]);
+            // The empty text of a nullable member is judged by its pattern alone.
+            schema
+        }
+        _ => json!({ "anyOf": [schema, { "type": "null" }] }),
+    }
+}
+
+/// `480p`, or two sides of which the shorter one is 480, 720 or 1080.
+fn size_pattern() -> String {
+    let longer = [
+        (480, "48[0-9]|49[0-9]|[5-9][0-9]{2}|[1-9][0-9]{3}"),
+        (720, "7[2-9][0-9]|[89][0-9]{2}|[1-9][0-9]{3}"),
+        (1080, "10[89][0-9]|1[1-9][0-9]{2}|[2-9][0-9]{3}"),
+    ];
+    let sides = longer.map(|(short, long)| format!("{short}x({long})|({long})x{short}"));
+    format!("^((480|720|1080)p|{})$", sides.join("|"))
+}
+
+fn not_before() -> Value {
+    json!({ "anyOf": [
+        { "type": "integer", "minimum": 0, "maximum": 9_999_999, "description": "Unix milliseconds" },
+        { "type": "integer", "minimum": 100_000_000_000_i64, "maximum": MAX_TIME, "description": "Unix milliseconds" },
+        { "type": "string", "pattern": TIME },
+        { "type": "null" },
+    ] })
+}
+
+/// What a job of any kind may have beside what it asks for.
+fn common() -> Map<String, Value> {
+    let mut members = Map::new();
+    let priority = json!({ "type": ["integer", "null"], "minimum": i64::MIN, "maximum": i64::MAX });
+    for (name, schema) in [
+        ("key", nullable(text(MAX_NAME, NOT_BLANK))),
+        ("batch", nullable(text(MAX_NAME, NOT_BLANK))),
+        ("prompt", text(MAX_PROMPT, NOT_BLANK)),
+        ("priority", priority),
+        ("not_before", not_before()),
+        ("metadata", json!({ "type": ["object", "null"] })),
+    ] {
+        members.insert(name.to_owned(), schema);
+    }
+    members
+}
+
+fn schemas(model: &str) -> Value {
+    let mut models = vec![model];
+    models.extend(OPENAI_MODELS.into_iter().filter(|name| *name != model));
+    let url = text(MAX_URL, URL);
+    let duration = json!({ "type": "integer", "minimum": 1, "maximum": 15 });
+
+    let mut new_job = common();
+    new_job.insert("image_url".into(), url.clone());
+    new_job.insert("duration".into(), nullable(duration.clone()));
+    new_job.insert(
+        "size".into(),
+        json!({ "enum": ["480p", "720p", "1080p", null] }),
+    );
+
+    let seconds = json!({ "anyOf": [duration, { "type": "string", "pattern": SECONDS }, { "type": "null" }] });
+    let size = json!({ "type": ["string", "null"], "pattern": size_pattern() });
+    let model_or_none = |none: Option<Value>| {
+        let all = models.iter().map(|name| json!(name)).chain(none);
+        json!({ "enum": all.collect::<Vec<_>>() })
+    };
+    let mut new_video = common();
+    for (name, schema) in [
+        ("model", model_or_none(Some(Value::Null))),
+        ("image_url", nullable(url.clone())),
+        ("image", nullable(url.clone())),
+        (
+            "input_reference",
+            json!({ "anyOf": [url, object(json!({ "image_url": url }), &["image_url"]), { "type": "null" }] }),
+        ),
+        ("seconds", seconds.clone()),
+        ("duration", seconds),
+        ("size", size.clone()),
+        ("resolution", size),
+    ] {
+        new_video.insert(name.to_owned(), schema);
+    }
+    let mut new_video = object(Value::Object(new_video), &["prompt"]);
+    let given = |name: &str| json!({ "required": [name], "properties": { name: { "not": { "type": "null" } } } });
+    new_video["oneOf"] = json!([given("image_url"), given("image"), given("input_reference")]);
+    new_video["allOf"] = json!([
+        { "not": { "required": ["seconds", "duration"] } },
+        { "not": { "required": ["size", "resolution"] } },
+    ]);
+    let new_video_form = object(
+        json!({
+            "prompt": text(MAX_PROMPT, NOT_BLANK),
+            "image_url": url,
+            "model": model_or_none(None),
+            "seconds": { "type": "string", "pattern": SECONDS },
+            "size": { "type": "string", "pattern": size_pattern() },
+            "key": text(MAX_NAME, NOT_BLANK),
+            "batch": text(MAX_NAME, NOT_BLANK),
+            "priority": { "type": "string", "pattern": WHOLE },
+            "not_before": { "type": "string", "pattern": format!("{TIME}|{MILLIS}") },
+            "metadata": { "type": "string", "pattern": OBJECT, "description": "The text of a JSON object, or metadata[NAME] for each member" },
+        }),
+        &["prompt", "image_url"],
+    );
+    let mut schemas = answers();
+    schemas["NewJob"] = object(Value::Object(new_job), &["prompt", "image_url"]);
+    schemas["NewVideo"] = new_video;
+    schemas["NewVideoForm"] = new_video_form;
+    schemas
+}
+
+fn answers() -> Value {
+    let number = json!({ "type": "integer" });
+    let amount = json!({ "type": "number", "minimum": 0 });
+    let line = json!({ "type": "string" });
+    let maybe = json!({ "type": ["string", "null"] });
+    let time = json!({ "type": ["integer", "null"], "description": "Unix milliseconds" });
+    let yes = json!({ "type": "boolean" });
+    let list = |name: &str| json!({ "type": "array", "items": refer(name) });
+    let mut counts = Map::new();
+    for state in JobState::ALL {
+        counts.insert(state.to_string(), number.clone());
+    }
+    counts.insert("total".into(), number.clone());
+    let job = json!({
+        "id": number, "key": maybe, "batch": line, "state": refer("State"),
+        "progress": { "type": "integer", "minimum": 0, "maximum": 100 },
+        "task_id": maybe, "path": maybe, "bytes": { "type": ["integer", "null"] }, "sha256": maybe,
+        "error_code": maybe, "error_message": maybe,
+        "created_at": number, "submitted_at": time, "completed_at": time, "finished_at": time,
+    });
+    let spend =
+        json!({ "accepted": number, "cost": amount, "unsure": number, "unsure_cost": amount });
+    let mut batch = spend.clone();
+    batch["name"] = line.clone();
+    batch["counts"] = refer("Counts");
+    batch["settled"] = yes.clone();
+    let mut detail = job.clone();
+    detail["submissions"] = json!({ "type": "array", "items": answer(json!({
+        "attempt": number, "started_at": number, "finished_at": time, "cost": amount, "task_id": maybe,
+        "outcome": { "enum": ["in_flight", "accepted", "rejected", "not_accepted", "unknown"] },
+    })) });
+    detail["events"] = list("Event");
+    let shown = answer(json!({ "name": line, "counts": refer("Counts"), "settled": yes }));
+    let paused = json!({ "anyOf": [answer(json!({ "reason": line, "since": number })), { "type": "null" }] });
+    json!({
+        "Error": answer(json!({ "error": answer(json!({
+            "message": line, "type": line, "code": maybe, "param": maybe,
+        })) })),
+        "State": { "enum": JobState::ALL.map(JobState::as_str) },
+        "Counts": answer(Value::Object(counts)),
+        "Video": answer(json!({
+            "id": { "type": "string", "pattern": "^video_[1-9][0-9]*$" },
+            "object": { "const": "video" },
+            "status": { "enum": ["queued", "in_progress", "completed", "failed"] },
+            "progress": { "type": "integer", "minimum": 0, "maximum": 100 },
+            "created_at": number, "completed_at": time, "expires_at": { "type": "null" },
+            "model": line, "prompt": line,
+            "seconds": { "type": "string", "pattern": SECONDS },
+            "size": { "enum": ["480p", "720p", "1080p"] },
+            "error": { "anyOf": [answer(json!({ "code": line, "message": line })), { "type": "null" }] },
+            "remixed_from_video_id": { "type": "null" },
+            "reelq": refer("Job"),
+        })),
+        "VideoList": answer(json!({
+            "object": { "const": "list" }, "data": list("Video"), "first_id": maybe, "last_id": maybe, "has_more": yes,
+        })),
+        "VideoDeleted": answer(json!({ "id": line, "object": { "const": "video.deleted" }, "deleted": { "const": true } })),
+        "Job": answer(job),
+        "JobDetail": answer(detail),
+        "JobList": answer(json!({ "jobs": list("Job"), "last_id": { "type": ["integer", "null"] }, "has_more": yes })),
+        "Event": answer(json!({ "id": number, "job_id": number, "at": number, "event": line, "state": refer("State"), "detail": maybe })),
+        "Added": answer(json!({ "inserted": number, "existing": number })),
+        "Batch": answer(batch),
+        "Paused": answer(json!({ "paused": paused.clone() })),
+        "Health": answer(json!({ "status": line })),
+        "Spend": answer(spend),
+        "Status": answer(json!({
+            "version": line, "now": number, "paused": paused, "counts": refer("Counts"),
+            "gates": { "type": "array", "items": answer(json!({ "name": line, "since": number, "until": time, "message": maybe, "advice": maybe })) },
+            "spend": answer(json!({ "today": refer("Spend"), "ever": refer("Spend") })),
+            "batches": { "type": "array", "items": shown },
+            "batches_total": number, "webhooks_waiting": number,
+        })),
+    })
+}
+
+/// What is POSTed to `webhook.url`.
+fn webhooks() -> Value {
+    let message = |summary: &str, kinds: &[&str], data: Value| {
+        let body = answer(json!({
+            "type": { "enum": kinds },
+            "timestamp": { "type": "string", "format": "date-time" },
+            "data": data,
+        }));
+        json!({ "post": {
+            "summary": summary,
+            "requestBody": { "content": content("application/json", body) },
+            "responses": { "2XX": { "description": "Taken; anything else is tried again for three days" } },
+        } })
+    };
+    let number = json!({ "type": "integer" });
+    let kinds = ["job.done", "job.failed", "job.cancelled", "job.unconfirmed"];
+    let job = answer(json!({ "event_id": number, "state": refer("State"), "job": refer("Job") }));
+    let batch = answer(
+        json!({ "event_id": number, "batch": { "type": "string" }, "total": number, "counts": { "type": "object" } }),
+    );
+    json!({
+        "job": message("A job settled", &kinds, job),
+        "batch": message("Nothing moves in a batch any more", &["batch.completed"], batch),
+    })
+}

@@ -1,0 +1,188 @@
+//! What the HTTP interface asks that nobody else does.
+
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite};
+
+use super::read::Event;
+use super::row::{self, COLUMNS};
+use super::{Store, StoreError};
+use crate::job::{Job, JobId, JobSpec, Millis, Outcome};
+use crate::money::Money;
+
+/// A twin is looked for among so many of the newest jobs.
+const TWINS: i64 = 10_000;
+
+/// A portion of the history of all jobs.
+#[derive(Clone, Debug, Default)]
+pub struct EventPage {
+    /// Each with its job's batch, oldest first.
+    pub events: Vec<(Event, String)>,
+    /// Everything up to this event was looked at.
+    pub end: i64,
+}
+
+/// Submissions of one outcome, and their cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SpendRow {
+    /// How they ended.
+    pub outcome: Outcome,
+    /// How many.
+    pub count: u64,
+    /// What they cost, or may have cost.
+    #[serde(skip)]
+    pub cost: Money,
+}
+
+impl Store {
+    /// Jobs that are shown as videos, on one side of a job. Unreadable rows are
+    /// left out. True: there are more behind them.
+    pub async fn videos(
+        &self,
+        after: Option<JobId>,
+        newest_first: bool,
+        limit: u32,
+    ) -> Result<(Vec<Job>, bool), StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        query.push(COLUMNS).push(
+            " FROM jobs WHERE NOT EXISTS (SELECT 1 FROM hidden_videos WHERE job_id = jobs.id)",
+        );
+        if let Some(after) = after {
+            query
+                .push(if newest_first {
+                    " AND id < "
+                } else {
+                    " AND id > "
+                })
+                .push_bind(after);
+        }
+        query
+            .push(" ORDER BY id")
+            .push(if newest_first { " DESC" } else { "" })
+            .push(" LIMIT ")
+            .push_bind(i64::from(limit) + 1);
+        let rows = query
+            .build()
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.judge(e))?;
+        let more = rows.len() > limit as usize;
+        let jobs = rows
+            .iter()
+            .take(limit as usize)
+            .filter_map(|found| row::job(found).ok())
+            .collect();
+        Ok((jobs, more))
+    }
+
+    /// Takes a job off the list of videos. The job, its ledger and its file stay.
+    pub async fn hide_video(&self, id: JobId, now: Millis) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query("INSERT INTO hidden_videos (job_id, at) VALUES (?, ?) ON CONFLICT DO NOTHING")
+            .bind(id)
+            .bind(now)
+            .execute(&mut *writer)
+            .await
+            .map_err(|e| self.judge(e))?;
+        Ok(())
+    }
+
+    /// Whether a job was taken off the list of videos.
+    pub async fn is_hidden(&self, id: JobId) -> Result<bool, StoreError> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM hidden_videos WHERE job_id = ?)")
+            .bind(id)
+            .fetch_one(&self.readers)
+            .await
+            .map_err(|e| self.judge(e))
+    }
+
+    /// The newest job without a key that asks for exactly the same, inserted at
+    /// or after a time.
+    pub async fn twin(&self, spec: &JobSpec, since: Millis) -> Result<Option<JobId>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT id FROM jobs WHERE id > (SELECT coalesce(max(id), 0) FROM jobs) - ?1 AND created_at >= ?2 \
+             AND key IS NULL AND batch = ?3 AND prompt = ?4 AND image_url = ?5 AND duration = ?6 \
+             AND size = ?7 AND priority = ?8 AND not_before IS ?9 AND metadata IS ?10 \
+             ORDER BY id DESC LIMIT 1",
+        )
+        .bind(TWINS)
+        .bind(since)
+        .bind(&spec.batch)
+        .bind(&spec.prompt)
+        .bind(&spec.image_url)
+        .bind(i64::from(spec.duration))
+        .bind(spec.size.as_str())
+        .bind(spec.priority)
+        .bind(spec.not_before)
+        .bind(&spec.metadata)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(|e| self.judge(e))
+    }
+
+    /// What happened after an event, of one batch or of all. Looks at no more
+    /// than `limit` events, so that one page costs the same in any batch.
+    pub async fn events_page(
+        &self,
+        after: i64,
+        batch: Option<&str>,
+        limit: u32,
+    ) -> Result<EventPage, StoreError> {
+        let rows = sqlx::query(
+            "SELECT e.id, e.job_id, e.at, e.event, e.state, e.detail, j.batch \
+             FROM events e JOIN jobs j ON j.id = e.job_id WHERE e.id > ? ORDER BY e.id LIMIT ?",
+        )
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| self.judge(e))?;
+        let mut page = EventPage {
+            events: Vec::new(),
+            end: after,
+        };
+        for row in &rows {
+            let (event, of) = event(row).map_err(|e| self.judge(e))?;
+            page.end = event.id;
+            if batch.is_none_or(|batch| batch == of) {
+                page.events.push((event, of));
+            }
+        }
+        Ok(page)
+    }
+
+    /// The submissions of one batch by outcome.
+    pub async fn spend_of_batch(&self, batch: &str) -> Result<Vec<SpendRow>, StoreError> {
+        let rows: Vec<(String, i64, i64)> = sqlx::query_as(AssertSqlSafe(
+            "SELECT outcome, count(*), coalesce(sum(cost), 0) FROM submissions \
+             WHERE batch = ? GROUP BY outcome",
+        ))
+        .bind(batch)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| self.judge(e))?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(outcome, count, cost)| {
+                Some(SpendRow {
+                    outcome: outcome.parse().ok()?,
+                    count: count.unsigned_abs(),
+                    cost: Money::from_micros(cost),
+                })
+            })
+            .collect())
+    }
+}
+
+fn event(row: &sqlx::sqlite::SqliteRow) -> Result<(Event, String), sqlx::Error> {
+    Ok((
+        Event {
+            id: row.try_get(0)?,
+            job_id: row.try_get(1)?,
+            at: row.try_get(2)?,
+            event: row.try_get(3)?,
+            state: row.try_get(4)?,
+            detail: row.try_get(5)?,
+        },
+        row.try_get(6)?,
+    ))
+}
