@@ -558,7 +558,7 @@ impl Engine {
                 crowded,
             } => {
                 if crowded {
-                    self.window.crowded(self.schedule.len() as u32);
+                    self.window.crowded(self.schedule.own() as u32);
                 }
                 self.close_submit_gate(fault, now, trial);
                 Event::NotAccepted { evidence }
@@ -917,8 +917,9 @@ impl Schedule {
         self.due.contains_key(&id)
     }
 
-    fn len(&self) -> usize {
-        self.due.len()
+    /// How many tasks of this endpoint run.
+    fn own(&self) -> usize {
+        self.due.len() - self.foreign.len()
     }
 
     fn next(&self) -> Option<Millis> {
