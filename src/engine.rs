@@ -549,6 +549,7 @@ impl Engine {
                 Event::Accepted { task_id, evidence }
             }
             PostVerdict::RefusedJob { evidence } => {
+                self.release_hold();
                 self.open_submit_gate(false);
                 Event::Refused { evidence }
             }
@@ -560,6 +561,7 @@ impl Engine {
                 if crowded {
                     self.window.crowded(self.schedule.own() as u32);
                 }
+                self.release_hold();
                 self.close_submit_gate(fault, now, trial);
                 Event::NotAccepted { evidence }
             }
@@ -569,6 +571,13 @@ impl Engine {
             }
         };
         self.judge(job, event, now);
+    }
+
+    /// What was reserved for a POST is free again: a cap may have room.
+    fn release_hold(&mut self) {
+        if self.hold.as_ref().is_some_and(|hold| hold.name == "budget") {
+            self.hold = None;
+        }
     }
 
     fn open_submit_gate(&mut self, accepted: bool) {
