@@ -563,6 +563,7 @@ impl Engine {
                 Event::Accepted { task_id, evidence }
             }
             PostVerdict::RefusedJob { evidence } => {
+                self.release_hold();
                 self.open_submit_gate(false);
                 Event::Refused { evidence }
             }
@@ -572,8 +573,9 @@ impl Engine {
                 crowded,
             } => {
                 if crowded {
-                    self.window.crowded(self.schedule.len() as u32);
+                    self.window.crowded(self.schedule.own() as u32);
                 }
+                self.release_hold();
                 self.close_submit_gate(fault, now, trial);
                 Event::NotAccepted { evidence }
             }
@@ -583,6 +585,13 @@ impl Engine {
             }
         };
         self.judge(job, event, now);
+    }
+
+    /// What was reserved for a POST is free again: a cap may have room.
+    fn release_hold(&mut self) {
+        if self.hold.as_ref().is_some_and(|hold| hold.name == "budget") {
+            self.hold = None;
+        }
     }
 
     fn open_submit_gate(&mut self, accepted: bool) {

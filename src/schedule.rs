@@ -56,19 +56,14 @@ impl Schedule {
         self.due.contains_key(&id)
     }
 
-    /// How many tasks are known.
-    pub fn len(&self) -> usize {
-        self.due.len()
+    /// How many tasks of this endpoint run.
+    pub fn own(&self) -> usize {
+        self.due.len() - self.foreign.len()
     }
 
     /// When the first task is due.
     pub fn next(&self) -> Option<Millis> {
         self.queue.first().map(|(at, _)| *at)
-    }
-
-    /// No task is known.
-    pub fn is_empty(&self) -> bool {
-        self.due.is_empty()
     }
 
     /// How many tasks belong to another endpoint.
