@@ -463,7 +463,7 @@ mod tests {
         let mut last = 0;
         for attempts in 0..100 {
             let pause = backoff(17, attempts);
-            assert!(pause >= FIRST_PAUSE && pause <= HOUR, "{pause}");
+            assert!((FIRST_PAUSE..=HOUR).contains(&pause), "{pause}");
             assert!(attempts > 9 || pause > last);
             last = pause;
         }
