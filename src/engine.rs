@@ -18,7 +18,7 @@ use crate::places::Places;
 use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::step::{self, Policy, Transition};
-use crate::store::{Admission, Claim, Committed, GateRow, Store, StoreError};
+use crate::store::{Admission, Bounds, Claim, Committed, GateRow, Store, StoreError};
 use crate::verdict::{PollVerdict, PostVerdict};
 
 /// POSTs on the wire at once. Few, so that an outage in which each of them ends
@@ -175,6 +175,9 @@ pub struct Engine {
     starts: VecDeque<Millis>,
     paused: bool,
     hold: Option<Hold>,
+    /// What could not be done at once because the store failed.
+    unstarted: Vec<Act>,
+    unjudged: VecDeque<Report>,
     unsaved: Vec<Transition>,
     shown: Vec<GateRow>,
 }
@@ -206,9 +209,11 @@ impl Engine {
             probing: false,
             schedule: Schedule::default(),
             foreign: 0,
-            starts: store.recent_starts(now - MINUTE).await?.into(),
+            starts: store.recent_starts(now - MINUTE, now).await?.into(),
             paused: false,
             hold: None,
+            unstarted: Vec::new(),
+            unjudged: VecDeque::new(),
             unsaved: Vec::new(),
             shown: store.gates().await?,
             store,
@@ -238,7 +243,12 @@ impl Engine {
         engine.recover(now).await?;
         engine
             .store
-            .clamp_appointments(now + engine.limits.policy.interval, now + step::MAX_BACKOFF)
+            .clamp_appointments(&Bounds {
+                ask: now + engine.limits.policy.interval,
+                backoff: now + step::MAX_BACKOFF,
+                deadline: now + engine.limits.policy.deadline,
+                grace: now + step::UNUSABLE_GRACE,
+            })
             .await?;
         for id in engine.store.ids_in(State::Generating).await? {
             // Whole intervals from now: no task is asked sooner than it would have been without the stop.
@@ -314,25 +324,24 @@ impl Engine {
     /// # Errors
     /// The store's. Nothing is lost: the next call takes it.
     pub async fn claim(&mut self, around: &Surroundings) -> Result<Vec<Act>, EngineError> {
-        let mut acts = Vec::new();
-        if !self.unsaved.is_empty() {
-            return Ok(acts);
+        if !(self.unsaved.is_empty() && self.unjudged.is_empty()) {
+            return Ok(Vec::new());
         }
-        let backlog = self.claim_downloads(around.now, &mut acts).await?;
-        self.claim_polls(around.now, &mut acts).await?;
+        let backlog = self.claim_downloads(around.now).await?;
+        self.claim_polls(around.now).await?;
         if around.submit {
-            self.claim_posts(around, backlog, &mut acts).await?;
+            self.claim_posts(around, backlog).await?;
         }
-        self.show(around.now).await?;
-        Ok(acts)
+        let shown = self.show(around.now).await;
+        if self.unstarted.is_empty() {
+            shown?;
+        }
+        // What was taken goes out whether or not that could be shown: its intent is on disk.
+        Ok(std::mem::take(&mut self.unstarted))
     }
 
     /// True if videos wait for a free download.
-    async fn claim_downloads(
-        &mut self,
-        now: Millis,
-        acts: &mut Vec<Act>,
-    ) -> Result<bool, EngineError> {
+    async fn claim_downloads(&mut self, now: Millis) -> Result<bool, EngineError> {
         let free = self.limits.downloads.saturating_sub(self.fetching.len());
         let in_hand: Vec<JobId> = self.fetching.iter().copied().collect();
         let mut jobs = self
@@ -343,25 +352,27 @@ impl Engine {
         jobs.truncate(free);
         for job in jobs {
             self.fetching.insert(job.id);
-            acts.push(Act::Fetch(Box::new(job)));
+            self.unstarted.push(Act::Fetch(Box::new(job)));
         }
         Ok(backlog)
     }
 
-    async fn claim_polls(&mut self, now: Millis, acts: &mut Vec<Act>) -> Result<(), EngineError> {
+    async fn claim_polls(&mut self, now: Millis) -> Result<(), EngineError> {
         let free = match self.poll_gate.pass(now) {
             Pass::Open => POLLS_ON_THE_WIRE.saturating_sub(self.polling.len()),
             // A poll costs nothing: it is its own probe.
             Pass::Probe | Pass::Trial => usize::from(self.polling.is_empty()),
             Pass::Wait(_) => 0,
         };
-        let due = self.schedule.take_due(now, free);
+        let due = self.schedule.due(now, free);
         if due.is_empty() {
             return Ok(());
         }
         let jobs = self.store.load(&due, State::Generating).await?;
         for id in &due {
-            if !jobs.iter().any(|job| job.id == *id) {
+            if jobs.iter().any(|job| job.id == *id) {
+                self.schedule.take(*id);
+            } else {
                 self.schedule.remove(*id);
             }
         }
@@ -371,7 +382,7 @@ impl Engine {
                 if self.poll_gate.closed().is_some() {
                     self.poll_trial = Some(job.id);
                 }
-                acts.push(Act::Poll(Box::new(job)));
+                self.unstarted.push(Act::Poll(Box::new(job)));
             } else {
                 // It belongs to another base URL or key, and is never asked for elsewhere.
                 self.schedule
@@ -386,7 +397,6 @@ impl Engine {
         &mut self,
         around: &Surroundings,
         backlog: bool,
-        acts: &mut Vec<Act>,
     ) -> Result<(), EngineError> {
         let now = around.now;
         if self.hold.as_ref().is_some_and(|hold| now < hold.until) {
@@ -412,7 +422,7 @@ impl Engine {
             Pass::Probe => {
                 if !self.probing && self.posting.is_empty() {
                     self.probing = true;
-                    acts.push(Act::Probe);
+                    self.unstarted.push(Act::Probe);
                 }
                 0
             }
@@ -425,6 +435,7 @@ impl Engine {
         let claim = Claim {
             limit,
             max_tasks: self.window.limit(),
+            endpoint: self.endpoint.clone(),
             now,
             day_start: around.day_start,
         };
@@ -457,7 +468,7 @@ impl Engine {
             }
             let idempotency_key =
                 format!("reelq-{}-{}-{}", self.store.queue_id(), job.id, job.attempt);
-            acts.push(Act::Post {
+            self.unstarted.push(Act::Post {
                 job: Box::new(job),
                 idempotency_key,
             });
@@ -501,38 +512,45 @@ impl Engine {
     /// A passing error of the store keeps everything for the next call; any
     /// other, and a failed sync, means that the daemon has to stop.
     pub async fn settle(&mut self, reports: Vec<Report>, now: Millis) -> Result<(), EngineError> {
-        let mut failed = None;
-        for report in reports {
-            // One that fails must not take the others with it: among them may be a task's id.
-            let result = match report {
-                Report::Posted(job, verdict) => {
-                    self.posted(&job, verdict, now);
-                    Ok(())
-                }
-                Report::Polled(job, verdict) => self.polled(&job, verdict, now).await,
-                Report::Fetched(job, fetched) => self.fetched(&job, fetched, now).await,
-                Report::Probed(result) => {
-                    self.probed(result, now);
-                    Ok(())
-                }
-            };
-            if let Err(error) = result {
-                failed = Some(error);
-            }
-        }
+        self.unjudged.extend(reports);
+        let judged = self.judge_reports(now).await;
+        // What was judged is written down, whatever stopped the rest.
         self.save(now).await?;
-        match failed {
-            Some(error) => Err(error),
-            None => self.show(now).await,
-        }
+        judged?;
+        self.show(now).await
     }
 
-    fn probed(&mut self, result: Result<(), Fault>, now: Millis) {
-        self.probing = false;
-        match result {
-            Ok(()) => self.submit_gate.probe_answered(),
-            Err(fault) => self.close_submit_gate(fault, now, true),
+    async fn judge_reports(&mut self, now: Millis) -> Result<(), EngineError> {
+        let mut sync_failed = None;
+        while let Some(report) = self.unjudged.front() {
+            // The one question to the store comes first: if it fails, nothing is lost.
+            let target = match report {
+                Report::Polled(job, PollVerdict::Completed { .. }) => match &job.target {
+                    Some(target) => Some(target.clone()),
+                    None => self.target_of(job, now).await?,
+                },
+                Report::Fetched(job, Fetched::Displaced { .. }) => self.target_of(job, now).await?,
+                _ => None,
+            };
+            match self.unjudged.pop_front() {
+                Some(Report::Posted(job, verdict)) => self.posted(&job, verdict, now),
+                Some(Report::Polled(job, verdict)) => self.polled(&job, verdict, target, now),
+                Some(Report::Fetched(job, Fetched::SyncFailed(reason))) => {
+                    self.fetching.remove(&job.id);
+                    sync_failed = Some(EngineError::Sync(reason));
+                }
+                Some(Report::Fetched(job, fetched)) => self.fetched(&job, fetched, target, now),
+                Some(Report::Probed(result)) => {
+                    self.probing = false;
+                    match result {
+                        Ok(()) => self.submit_gate.probe_answered(),
+                        Err(fault) => self.close_submit_gate(fault, now, true),
+                    }
+                }
+                None => {}
+            }
         }
+        sync_failed.map_or(Ok(()), Err)
     }
 
     fn posted(&mut self, job: &Job, verdict: PostVerdict, now: Millis) {
@@ -545,6 +563,7 @@ impl Engine {
                 Event::Accepted { task_id, evidence }
             }
             PostVerdict::RefusedJob { evidence } => {
+                self.release_hold();
                 self.open_submit_gate(false);
                 Event::Refused { evidence }
             }
@@ -554,8 +573,9 @@ impl Engine {
                 crowded,
             } => {
                 if crowded {
-                    self.window.crowded(self.schedule.len() as u32);
+                    self.window.crowded(self.schedule.own() as u32);
                 }
+                self.release_hold();
                 self.close_submit_gate(fault, now, trial);
                 Event::NotAccepted { evidence }
             }
@@ -565,6 +585,13 @@ impl Engine {
             }
         };
         self.judge(job, event, now);
+    }
+
+    /// What was reserved for a POST is free again: a cap may have room.
+    fn release_hold(&mut self) {
+        if self.hold.as_ref().is_some_and(|hold| hold.name == "budget") {
+            self.hold = None;
+        }
     }
 
     fn open_submit_gate(&mut self, accepted: bool) {
@@ -581,37 +608,20 @@ impl Engine {
         }
     }
 
-    async fn polled(
-        &mut self,
-        job: &Job,
-        verdict: PollVerdict,
-        now: Millis,
-    ) -> Result<(), EngineError> {
+    fn polled(&mut self, job: &Job, verdict: PollVerdict, target: Option<String>, now: Millis) {
         self.polling.remove(&job.id);
-        let faults = self.schedule.fault(job.id);
-        self.schedule
-            .set(job.id, self.limits.policy.next_poll(job, now));
         let trial = self.poll_trial.take_if(|id| *id == job.id).is_some();
         self.stats.polled(&verdict);
         let event = match verdict {
-            PollVerdict::Trouble(fault) => {
-                self.poll_trouble(job, fault, faults, now, trial);
-                return Ok(());
-            }
+            PollVerdict::Trouble(fault) => return self.poll_trouble(job, fault, now, trial),
             PollVerdict::Running { progress } => Event::Running { progress },
             PollVerdict::NotFound { message } => Event::TaskNotFound { message },
             PollVerdict::Failed { message } => Event::TaskFailed { message },
             PollVerdict::Expired { message } => Event::TaskExpired { message },
-            PollVerdict::Completed { urls } => {
-                let target = match &job.target {
-                    Some(target) => Some(target.clone()),
-                    None => self.target_of(job, now).await?,
-                };
-                match target {
-                    Some(target) => Event::Completed { urls, target },
-                    None => Event::Running { progress: None },
-                }
-            }
+            PollVerdict::Completed { urls } => match target {
+                Some(target) => Event::Completed { urls, target },
+                None => Event::Running { progress: None },
+            },
         };
         self.poll_faults_in_row = 0;
         if self.poll_gate.open(true).is_some() {
@@ -620,12 +630,12 @@ impl Engine {
         self.schedule
             .set(job.id, self.limits.policy.next_poll(job, now));
         self.judge(job, event, now);
-        Ok(())
     }
 
     /// A poll that taught nothing about its task: the job stays as it is.
-    fn poll_trouble(&mut self, job: &Job, fault: Fault, faults: u32, now: Millis, trial: bool) {
+    fn poll_trouble(&mut self, job: &Job, fault: Fault, now: Millis, trial: bool) {
         self.poll_faults_in_row += 1;
+        let faults = self.schedule.fault(job.id);
         let policy = &self.limits.policy;
         let pause = step::backoff(job.id, faults, policy.interval).max(policy.interval);
         self.schedule.set_faulty(job.id, now + pause, faults);
@@ -644,12 +654,7 @@ impl Engine {
         }
     }
 
-    async fn fetched(
-        &mut self,
-        job: &Job,
-        fetched: Fetched,
-        now: Millis,
-    ) -> Result<(), EngineError> {
+    fn fetched(&mut self, job: &Job, fetched: Fetched, target: Option<String>, now: Millis) {
         self.fetching.remove(&job.id);
         let event = match fetched {
             Fetched::Saved { file, note } => {
@@ -660,17 +665,17 @@ impl Engine {
                 Event::FetchInterrupted { reason, advanced }
             }
             Fetched::Unusable { reason } => Event::VideoUnusable { reason },
-            Fetched::Displaced { reason } => match self.target_of(job, now).await? {
+            Fetched::Displaced { reason } => match target {
                 Some(target) => Event::Displaced { reason, target },
                 None => Event::FetchInterrupted {
                     reason,
                     advanced: false,
                 },
             },
-            Fetched::SyncFailed(reason) => return Err(EngineError::Sync(reason)),
+            // The daemon stops, and the next start fetches it again.
+            Fetched::SyncFailed(_) => return,
         };
         self.judge(job, event, now);
-        Ok(())
     }
 
     /// The path that a job's video gets: free on disk and reserved by no other
@@ -734,7 +739,8 @@ impl Engine {
                 }
                 Committed::Fenced => {
                     // A person was faster. What the provider accepted must not go unsaid.
-                    self.schedule.remove(job.id);
+                    // The next look drops it from the schedule, or asks at once if it runs again.
+                    self.schedule.set(job.id, now);
                     tracing::warn!(
                         job = job.id,
                         batch = %job.spec.batch,
@@ -771,7 +777,7 @@ impl Engine {
     /// The store's.
     pub async fn next_wake(&mut self, now: Millis) -> Result<Option<Millis>, EngineError> {
         let mut wakes = vec![
-            self.store.next_due().await?,
+            self.store.next_due(now).await?,
             self.hold.as_ref().map(|hold| hold.until),
             self.submit_gate.closed().map(|closed| closed.until),
         ];
@@ -782,7 +788,9 @@ impl Engine {
         if self.rate_left(now) == 0 {
             wakes.push(self.starts.front().map(|start| start + MINUTE));
         }
-        Ok(wakes.into_iter().flatten().min())
+        // What could not be taken although its time has come waits for an
+        // answer, for a person, or for one of these.
+        Ok(wakes.into_iter().flatten().filter(|at| *at > now).min())
     }
 
     /// Whether nothing is left that could move by itself soon: no job is under

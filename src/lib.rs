@@ -15,14 +15,15 @@ pub mod naming;
 pub mod schedule;
 pub mod step;
 pub mod verdict;
-pub mod view;
 
 // The rim: what reads and writes.
 pub mod clock;
 pub mod config;
+pub mod lock;
 pub mod provider;
 pub mod sink;
 pub mod store;
+pub mod view;
 
 // The daemon.
 pub mod daemon;
@@ -41,3 +42,6 @@ pub mod queue;
 pub mod webhook;
 
 pub use queue::Queue;
+
+// The command line.
+pub mod cli;

@@ -368,7 +368,7 @@ async fn exchange(request: RequestBuilder) -> Reply {
 }
 
 /// The causes of an error in one line, without the address, which may be signed.
-fn chain(error: reqwest::Error) -> String {
+pub(crate) fn chain(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut words = error.to_string();
     let mut source = std::error::Error::source(&error);
@@ -422,7 +422,7 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     Some((first.trim().parse().ok()?, total.trim().parse().ok()))
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
         Some(Host::Ipv6(ip)) => ip.is_loopback(),
@@ -433,7 +433,7 @@ fn is_loopback(url: &Url) -> bool {
 
 /// A host that a video may come from. Link-local addresses serve a machine's own
 /// secrets; loopback is fine only if the provider itself is there.
-fn is_outer(ip: IpAddr, loopback: bool) -> bool {
+pub(crate) fn is_outer(ip: IpAddr, loopback: bool) -> bool {
     match ip {
         IpAddr::V4(ip) => {
             !(ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
@@ -450,8 +450,9 @@ fn is_outer(ip: IpAddr, loopback: bool) -> bool {
 }
 
 /// Names are judged by what they resolve to.
-struct OuterResolver {
-    loopback: bool,
+#[derive(Debug)]
+pub(crate) struct OuterResolver {
+    pub(crate) loopback: bool,
 }
 
 impl reqwest::dns::Resolve for OuterResolver {

@@ -56,9 +56,9 @@ impl Schedule {
         self.due.contains_key(&id)
     }
 
-    /// How many tasks are known.
-    pub fn len(&self) -> usize {
-        self.due.len()
+    /// How many tasks of this endpoint run.
+    pub fn own(&self) -> usize {
+        self.due.len() - self.foreign.len()
     }
 
     /// When the first task is due.
@@ -66,29 +66,22 @@ impl Schedule {
         self.queue.first().map(|(at, _)| *at)
     }
 
-    /// No task is known.
-    pub fn is_empty(&self) -> bool {
-        self.due.is_empty()
-    }
-
     /// How many tasks belong to another endpoint.
     pub fn foreign(&self) -> usize {
         self.foreign.len()
     }
 
-    /// Takes due jobs off the queue; they stay known until they are set again or removed.
-    pub fn take_due(&mut self, now: Millis, limit: usize) -> Vec<JobId> {
-        let mut taken = Vec::new();
-        while taken.len() < limit {
-            match self.queue.first().copied() {
-                Some((at, id)) if at <= now => {
-                    self.queue.remove(&(at, id));
-                    taken.push(id);
-                }
-                _ => break,
-            }
+    /// The first jobs whose time has come.
+    pub fn due(&self, now: Millis, limit: usize) -> Vec<JobId> {
+        let due = self.queue.iter().take_while(|(at, _)| *at <= now);
+        due.take(limit).map(|(_, id)| *id).collect()
+    }
+
+    /// Takes a job off the queue; it stays known until it is set again or removed.
+    pub fn take(&mut self, id: JobId) {
+        if let Some((at, _)) = self.due.get(&id) {
+            self.queue.remove(&(*at, id));
         }
-        taken
     }
 
     /// The wall clock jumped.

@@ -1,5 +1,6 @@
 //! From checked settings to a daemon that can run.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +32,13 @@ pub enum ServiceError {
     #[error("download.name: {0}")]
     Template(String),
     /// `download.dir`.
-    #[error("download.dir: {0}")]
-    Folder(#[from] std::io::Error),
+    #[error("download.dir = {}: {reason}; check its owner and mode, or name another folder", .dir.display())]
+    Folder {
+        /// The folder.
+        dir: PathBuf,
+        /// What the file system says.
+        reason: std::io::Error,
+    },
     /// The table could not be taken up.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -69,7 +75,12 @@ pub async fn assemble(
     let key = settings.api_key()?;
     let endpoint = settings.endpoint(&key);
     let provider = Provider::new(provider_endpoint(settings, &key))?;
-    let sink = Sink::new(settings.download.dir.clone())?;
+    let folder = |reason| ServiceError::Folder {
+        dir: settings.download.dir.clone(),
+        reason,
+    };
+    let sink = Sink::new(settings.download.dir.clone()).map_err(folder)?;
+    sink.try_writing().map_err(folder)?;
     let clock = Arc::new(Clock::system());
     let stats = Arc::new(Stats::default());
     let timezone = settings.budget.timezone.clone();

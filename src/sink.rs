@@ -34,6 +34,8 @@
 //! before anything is created behind it. A target that was reserved under an
 //! earlier `download.dir` is used as it is: the job must find its file again.
 
+#![allow(clippy::disallowed_methods)] // this room writes the videos
+
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -332,6 +334,24 @@ impl Sink {
     /// The download folder, absolute.
     pub fn dir(&self) -> &Path {
         &self.shared.dir
+    }
+
+    /// Makes the download folder and tries to write in it. A full disk passes:
+    /// that is waited for, not refused.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn try_writing(&self) -> io::Result<()> {
+        let tried = fs::create_dir_all(&self.shared.dir).and_then(|()| {
+            tempfile::Builder::new()
+                .prefix(".reelq-")
+                .tempfile_in(&self.shared.dir)
+        });
+        match tried {
+            Err(error) if is_full(&error) => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// Free bytes for this user where the download folder is or will be.

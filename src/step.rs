@@ -61,13 +61,19 @@ impl Policy {
     /// When a running task is asked for again: the interval of its age, spread
     /// by up to a fifth so that tasks of one batch do not come all at once.
     pub fn next_poll(&self, job: &Job, now: Millis) -> Millis {
-        let age = now - job.submitted_at.unwrap_or(now);
-        let interval = if age >= self.slow_after {
+        let interval = if self.age(job, now) >= self.slow_after {
             self.slow_interval
         } else {
             self.interval
         };
         now + interval + spread(job.id, now, interval / 5)
+    }
+
+    /// How long a task has been watched. Counted from its deadline, which moves
+    /// along when the wall clock jumps, and which a retry sets anew.
+    fn age(&self, job: &Job, now: Millis) -> Millis {
+        job.give_up_at
+            .map_or(0, |at| now.saturating_sub(at.saturating_sub(self.deadline)))
     }
 }
 
@@ -224,7 +230,7 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
             }
         }
         (State::Generating, Event::TaskNotFound { message }) => {
-            if now - job.submitted_at.unwrap_or(now) >= NOT_FOUND_GRACE {
+            if policy.age(job, now) >= NOT_FOUND_GRACE {
                 next.faults += 1;
                 if next.faults >= NOT_FOUND_LIMIT {
                     let message = format!(

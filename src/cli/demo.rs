@@ -34,12 +34,28 @@ const GENERATION_TIME: Duration = Duration::from_secs(4);
 
 /// What the sandbox makes: prompt, seconds, size.
 const SAMPLES: [(&str, u32, Size); 6] = [
-    ("A glass perfume bottle on marble, soft morning light, slow push-in", 4, Size::P720),
-    ("A quiet landscape, leaves moving in the wind, stable camera", 6, Size::P480),
-    ("A running shoe turns slowly on a white background", 3, Size::P480),
+    (
+        "A glass perfume bottle on marble, soft morning light, slow push-in",
+        4,
+        Size::P720,
+    ),
+    (
+        "A quiet landscape, leaves moving in the wind, stable camera",
+        6,
+        Size::P480,
+    ),
+    (
+        "A running shoe turns slowly on a white background",
+        3,
+        Size::P480,
+    ),
     ("A cup of coffee, steam rising, macro shot", 5, Size::P720),
     ("A harbour at dawn, the gulls take off", 2, Size::P1080),
-    ("A silk scarf falls in slow motion, studio light", 4, Size::P480),
+    (
+        "A silk scarf falls in slow motion, studio light",
+        4,
+        Size::P480,
+    ),
 ];
 
 /// Flags of `demo`.
@@ -59,7 +75,8 @@ pub struct Args {
 /// # Errors
 /// The folder cannot be written, or another demo runs in it.
 pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
-    let dir = std::path::absolute(&args.dir).map_err(|error| Failure::file(args.dir.display(), &error))?;
+    let dir = std::path::absolute(&args.dir)
+        .map_err(|error| Failure::file(args.dir.display(), &error))?;
     files::make_folder(&dir).map_err(|error| Failure::file(dir.display(), &error))?;
     let sandbox = sandbox::start(Options {
         listen: ([127, 0, 0, 1], 0).into(),
@@ -68,7 +85,11 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         ..Options::default()
     })
     .await
-    .map_err(|error| Failure::failed(format_args!("the sandbox provider cannot be started: {error}")))?;
+    .map_err(|error| {
+        Failure::failed(format_args!(
+            "the sandbox provider cannot be started: {error}"
+        ))
+    })?;
     let settings = settings(&dir, &sandbox.base_url())?;
     let store = Arc::new(Store::open(&settings.database, Open::Create).await?);
     let _lock = lock::acquire(&settings.database)?;
@@ -91,7 +112,9 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         .await?;
     show(context, &jobs, &bill)?;
     if counts.settled() < counts.total() {
-        return Err(Failure::failed("the demo was stopped before all jobs were settled"));
+        return Err(Failure::failed(
+            "the demo was stopped before all jobs were settled",
+        ));
     }
     Ok(wait::verdict(&counts, Some(&batch), context))
 }
@@ -111,7 +134,12 @@ fn settings(dir: &std::path::Path, base_url: &str) -> Result<Settings, Failure> 
     settings.budget.price_per_second = Size::ALL
         .into_iter()
         .zip([prices.p480, prices.p720, prices.p1080])
-        .map(|(size, price)| (size, Money::from_micros(i64::try_from(price.0).unwrap_or(i64::MAX))))
+        .map(|(size, price)| {
+            (
+                size,
+                Money::from_micros(i64::try_from(price.0).unwrap_or(i64::MAX)),
+            )
+        })
         .collect();
     Ok(settings)
 }

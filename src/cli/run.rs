@@ -1,12 +1,23 @@
 //! `reelq run`: the daemon.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::{Context, ExitStatus, Failure};
+use crate::config::{Listen, Settings};
 use crate::daemon::Ending;
+use crate::http::{self, Http};
 use crate::job::State;
+use crate::service::Service;
 use crate::store::{Open, Store};
+use crate::webhook::{self, Webhooks};
 use crate::{lock, service};
+
+/// How long the HTTP interface and the webhooks have to end after the daemon.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -36,7 +47,31 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
     let store = Arc::new(context.store(Open::Create).await?);
     // Before the table is taken up: what is submitting there may be a running daemon's.
     let _lock = lock::acquire(&settings.database)?;
+    let bound = match &settings.http.listen {
+        Listen::Off => None,
+        listen => Some(http::bind(listen).await?),
+    };
     let service = service::assemble(settings, Arc::clone(&store), args.until_idle).await?;
+    let over = Arc::new(Notify::new());
+    let mut beside = JoinSet::new();
+    if let Some(bound) = bound {
+        tracing::info!(address = bound.url(), "listening");
+        let http = front(settings, &service, context)?;
+        let over = Arc::clone(&over);
+        beside.spawn(async move {
+            if let Err(error) = http::serve(http, bound, async move { over.notified().await }).await
+            {
+                tracing::error!(%error, "the HTTP interface ended");
+            }
+        });
+    }
+    match webhooks(settings, &store, context).await? {
+        Some(webhooks) => {
+            let over = Arc::clone(&over);
+            beside.spawn(webhooks.run(async move { over.notified().await }));
+        }
+        None => webhook::off(&store).await?,
+    }
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
@@ -47,10 +82,51 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         version = env!("CARGO_PKG_VERSION"),
         "started"
     );
-    match service.daemon.run().await? {
+    let ended = service.daemon.run().await;
+    over.notify_waiters();
+    // What is said beside the daemon has a moment to end; it is said again after the next start.
+    let _ = tokio::time::timeout(LAST_WORDS, async {
+        while beside.join_next().await.is_some() {}
+    })
+    .await;
+    match ended? {
         Ending::Stopped => Ok(ExitStatus::Done),
         Ending::Idle => idle(context, &store).await,
     }
+}
+
+/// What the HTTP interface needs.
+fn front(settings: &Settings, service: &Service, context: &Context) -> Result<Http, Failure> {
+    Ok(Http {
+        store: Arc::clone(&service.store),
+        wake: Arc::clone(&service.wake),
+        stats: Arc::clone(&service.stats),
+        clock: Arc::clone(&context.clock),
+        policy: service::policy(settings),
+        timezone: settings.budget.timezone.clone(),
+        model: settings.provider.model.clone(),
+        downloads: settings.download.dir.clone(),
+        token: settings.http_token()?,
+    })
+}
+
+/// The sender of webhooks, if they are wanted.
+async fn webhooks(
+    settings: &Settings,
+    store: &Arc<Store>,
+    context: &Context,
+) -> Result<Option<Webhooks>, Failure> {
+    let Some(url) = settings.webhook.url.clone() else {
+        return Ok(None);
+    };
+    let secret = settings.webhook_secret()?;
+    let webhooks = Webhooks::new(
+        Arc::clone(store),
+        Arc::clone(&context.clock),
+        url,
+        secret.as_ref(),
+    );
+    Ok(Some(webhooks.await?))
 }
 
 /// The status of an idle queue, with a word on what did not end well.

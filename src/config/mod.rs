@@ -5,6 +5,8 @@
 //! the command line. [`load`] either returns settings that can be used as they
 //! are, or every fault that it found, each with its place and what is allowed.
 
+#![allow(clippy::disallowed_methods)] // this room reads the configuration and the secrets
+
 mod raw;
 mod secret;
 

@@ -565,40 +565,6 @@ fn an_input_that_breaks_is_told_apart_from_bad_text() {
     }
 }
 
-/// 200,000 lines; run with `--release -- --ignored --nocapture` to see the time.
-#[test]
-#[ignore = "measures"]
-fn speed() {
-    let line = |n: u32| {
-        format!(
-            r#"{{"key":"shot-{n}","batch":"spring","prompt":"A slow pan over a harbour at dawn, gulls, soft light, take {n}","image_url":"https://images.example.com/spring/{n}.png?size=large","duration":6,"size":"720p","metadata":{{"scene":{n},"note":"first cut"}}}}"#
-        )
-    };
-    let lines: Vec<String> = (0..200_000).map(line).collect();
-    let table: String = (0..200_000)
-        .map(|n| format!("shot-{n},spring,\"A slow pan over a harbour at dawn, gulls, take {n}\",https://images.example.com/{n}.png,6,720p,{n}\n"))
-        .collect();
-    for (format, text) in [
-        (Jsonl, lines.join("\n")),
-        (Json, format!("[{}]", lines.join(",\n"))),
-        (
-            Csv,
-            format!("key,batch,prompt,image_url,duration,size,metadata.scene\n{table}"),
-        ),
-    ] {
-        let start = std::time::Instant::now();
-        let good = read(format, text.as_bytes(), &Defaults::default())
-            .filter(Result::is_ok)
-            .count();
-        assert_eq!(good, 200_000);
-        println!(
-            "{format:?}: {:?} for {} MB",
-            start.elapsed(),
-            text.len() / 1_000_000
-        );
-    }
-}
-
 /// Text that gets past the first checks.
 fn almost() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop::sample::select(vec![

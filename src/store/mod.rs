@@ -23,10 +23,10 @@ use tokio::sync::Mutex;
 
 pub use care::Pruned;
 pub use front::{EventPage, SpendRow};
-pub use insert::Added;
+pub use insert::{Added, Insertion, There};
 pub use outbox::{Absorbed, Message};
-pub use read::{Batch, Counts, Event, Filter, GateRow, LedgerRow};
-pub use work::{Admission, Claim, Claimed, Committed, Edited, Moving};
+pub use read::{Batch, Cap, Counts, Event, Filter, GateRow, LedgerPlace, LedgerRow};
+pub use work::{Admission, Bounds, Claim, Claimed, Committed, Edited, Moving};
 
 /// SQLite's mark of a reelq database: "reel".
 const APPLICATION_ID: i64 = 0x7265_656c;
@@ -147,6 +147,7 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT)
             .pragma("journal_size_limit", WAL_LIMIT)
+            .pragma("cache_size", "-65536")
             .pragma("trusted_schema", "OFF");
 
         // A foreign file must not be touched: look before WAL mode is switched on.

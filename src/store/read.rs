@@ -2,6 +2,7 @@
 //! the log never has to wait for one.
 
 use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite};
 
 use super::row::{self, COLUMNS};
@@ -131,6 +132,39 @@ pub struct LedgerRow {
     pub endpoint: String,
     /// The job's state now.
     pub state: String,
+}
+
+/// A batch whose cost is capped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cap {
+    /// The batch.
+    pub batch: String,
+    /// What it may cost.
+    pub max_cost: Money,
+    /// What it has cost or may have cost so far.
+    pub spent: Money,
+}
+
+/// Where the next portion of the ledger begins: behind this row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LedgerPlace {
+    /// When the POST was begun.
+    pub started_at: Millis,
+    /// The job.
+    pub job_id: JobId,
+    /// The number of the POST.
+    pub attempt: u32,
+}
+
+impl LedgerRow {
+    /// Its place in the ledger.
+    pub fn place(&self) -> LedgerPlace {
+        LedgerPlace {
+            started_at: self.started_at,
+            job_id: self.job_id,
+            attempt: self.attempt,
+        }
+    }
 }
 
 /// What holds a stage back.
@@ -290,6 +324,28 @@ impl Store {
         batch: Option<&str>,
         since: Option<Millis>,
     ) -> Result<Vec<LedgerRow>, StoreError> {
+        self.ledger_where(job, batch, since, None, u32::MAX).await
+    }
+
+    /// A portion of [`Store::ledger`], so that a long one needs no memory.
+    pub async fn ledger_page(
+        &self,
+        batch: Option<&str>,
+        since: Option<Millis>,
+        after: Option<LedgerPlace>,
+        limit: u32,
+    ) -> Result<Vec<LedgerRow>, StoreError> {
+        self.ledger_where(None, batch, since, after, limit).await
+    }
+
+    async fn ledger_where(
+        &self,
+        job: Option<JobId>,
+        batch: Option<&str>,
+        since: Option<Millis>,
+        after: Option<LedgerPlace>,
+        limit: u32,
+    ) -> Result<Vec<LedgerRow>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(
             "SELECT s.job_id, j.key, s.batch, s.attempt, s.started_at, s.finished_at, s.outcome, s.cost, \
              s.http_status, s.task_id, s.error, s.request_id, s.answer, s.resolution, s.endpoint, j.state \
@@ -304,36 +360,26 @@ impl Store {
         if let Some(since) = since {
             query.push(" AND s.started_at >= ").push_bind(since);
         }
-        query.push(" ORDER BY s.started_at, s.job_id, s.attempt");
+        if let Some(after) = after {
+            query
+                .push(" AND (s.started_at, s.job_id, s.attempt) > (")
+                .push_bind(after.started_at)
+                .push(", ")
+                .push_bind(after.job_id)
+                .push(", ")
+                .push_bind(i64::from(after.attempt))
+                .push(")");
+        }
+        query
+            .push(" ORDER BY s.started_at, s.job_id, s.attempt LIMIT ")
+            .push_bind(i64::from(limit));
         let rows = query
             .build()
             .fetch_all(&self.readers)
             .await
             .map_err(|e| self.judge(e))?;
         rows.iter()
-            .map(|row| {
-                Ok(LedgerRow {
-                    job_id: row.try_get(0)?,
-                    key: row.try_get(1)?,
-                    batch: row.try_get(2)?,
-                    attempt: row.try_get::<i64, _>(3)? as u32,
-                    started_at: row.try_get(4)?,
-                    finished_at: row.try_get(5)?,
-                    outcome: row
-                        .try_get::<String, _>(6)?
-                        .parse()
-                        .map_err(|error: String| sqlx::Error::Decode(error.into()))?,
-                    cost: Money::from_micros(row.try_get(7)?),
-                    http_status: row.try_get::<Option<i64>, _>(8)?.map(|s| s as u16),
-                    task_id: row.try_get(9)?,
-                    error: row.try_get(10)?,
-                    request_id: row.try_get(11)?,
-                    answer: row.try_get(12)?,
-                    resolution: row.try_get(13)?,
-                    endpoint: row.try_get(14)?,
-                    state: row.try_get(15)?,
-                })
-            })
+            .map(ledger_row)
             .collect::<Result<_, sqlx::Error>>()
             .map_err(|e| self.judge(e))
     }
@@ -358,6 +404,77 @@ impl Store {
                 ))
             })
             .collect())
+    }
+
+    /// What was paid or may have been, ever, by one batch or by all.
+    pub async fn cost_of(&self, batch: Option<&str>) -> Result<Money, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT coalesce(sum(cost), 0) FROM submissions \
+             WHERE outcome IN ('in_flight', 'accepted', 'unknown')",
+        );
+        if let Some(batch) = batch {
+            query.push(" AND batch = ").push_bind(batch.to_owned());
+        }
+        query
+            .build_query_scalar()
+            .fetch_one(&self.readers)
+            .await
+            .map(Money::from_micros)
+            .map_err(|e| self.judge(e))
+    }
+
+    /// The batches whose cost is capped, by name.
+    pub async fn caps(&self) -> Result<Vec<Cap>, StoreError> {
+        let rows: Vec<(String, i64, i64)> = sqlx::query_as(
+            "SELECT name, max_cost, (SELECT coalesce(sum(s.cost), 0) FROM submissions s \
+             WHERE s.batch = name AND s.outcome IN ('in_flight', 'accepted', 'unknown')) \
+             FROM batches WHERE max_cost IS NOT NULL ORDER BY name",
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| self.judge(e))?;
+        Ok(rows
+            .into_iter()
+            .map(|(batch, max_cost, spent)| Cap {
+                batch,
+                max_cost: Money::from_micros(max_cost),
+                spent: Money::from_micros(spent),
+            })
+            .collect())
+    }
+
+    /// Where the tasks that still run belong, with their number.
+    pub async fn endpoints(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        // The words of the partial indexes; one condition over both states would not use them.
+        let rows: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT endpoint, count(*) FROM (\
+             SELECT endpoint FROM jobs WHERE state = 'generating' \
+             UNION ALL SELECT endpoint FROM jobs WHERE state = 'downloading') GROUP BY endpoint",
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| self.judge(e))?;
+        Ok(rows
+            .into_iter()
+            .map(|(endpoint, count)| (endpoint, count.unsigned_abs()))
+            .collect())
+    }
+
+    /// Another job that has or had a task. Looks at every row: for a person's question.
+    pub async fn other_job_of_task(
+        &self,
+        task_id: &str,
+        than: JobId,
+    ) -> Result<Option<JobId>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT id FROM jobs WHERE task_id = ?1 AND id <> ?2 \
+             UNION SELECT job_id FROM submissions WHERE task_id = ?1 AND job_id <> ?2 LIMIT 1",
+        )
+        .bind(task_id)
+        .bind(than)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(|e| self.judge(e))
     }
 
     /// The value of a fact and when it was written.
@@ -386,6 +503,30 @@ impl Store {
             })
             .collect())
     }
+}
+
+fn ledger_row(row: &SqliteRow) -> Result<LedgerRow, sqlx::Error> {
+    Ok(LedgerRow {
+        job_id: row.try_get(0)?,
+        key: row.try_get(1)?,
+        batch: row.try_get(2)?,
+        attempt: row.try_get::<i64, _>(3)? as u32,
+        started_at: row.try_get(4)?,
+        finished_at: row.try_get(5)?,
+        outcome: row
+            .try_get::<String, _>(6)?
+            .parse()
+            .map_err(|error: String| sqlx::Error::Decode(error.into()))?,
+        cost: Money::from_micros(row.try_get(7)?),
+        http_status: row.try_get::<Option<i64>, _>(8)?.map(|s| s as u16),
+        task_id: row.try_get(9)?,
+        error: row.try_get(10)?,
+        request_id: row.try_get(11)?,
+        answer: row.try_get(12)?,
+        resolution: row.try_get(13)?,
+        endpoint: row.try_get(14)?,
+        state: row.try_get(15)?,
+    })
 }
 
 fn select(columns: &'static str, filter: &Filter) -> QueryBuilder<Sqlite> {

@@ -21,8 +21,10 @@ const BATCH_CAP_PAUSE: Millis = 10 * 60_000;
 pub struct Claim {
     /// At most so many jobs.
     pub limit: u32,
-    /// At most so many tasks at the provider, counting those that are there.
+    /// At most so many tasks at this endpoint, counting those that are there.
     pub max_tasks: u32,
+    /// Where the POSTs go. Tasks of another base URL or key take no room here.
+    pub endpoint: String,
     /// The time.
     pub now: Millis,
     /// When the calendar day of the budget began.
@@ -71,6 +73,19 @@ pub enum Edited {
     Missing(JobId),
 }
 
+/// Between what times a start leaves the appointments.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The earliest time to ask a completed task anew.
+    pub ask: Millis,
+    /// The latest end of a back-off.
+    pub backoff: Millis,
+    /// When a task is given up.
+    pub deadline: Millis,
+    /// When a completed task without a usable video is given up.
+    pub grace: Millis,
+}
+
 /// Whether there are jobs that are not settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moving {
@@ -90,8 +105,8 @@ impl Store {
         mut admit: impl FnMut(&Job, &Spent) -> Admission,
     ) -> Result<Claimed, StoreError> {
         let mut writer = self.writer.lock().await;
-        // A look without a lock first: an idle queue must not be written to.
-        if !something_due(&mut writer, claim.now)
+        // A look first: where nothing can be taken, no producer has to wait for the lock.
+        if !something_due(&mut writer, claim)
             .await
             .map_err(|e| self.judge(e))?
         {
@@ -256,17 +271,18 @@ impl Store {
         self.load(&ids, State::Downloading).await
     }
 
-    /// The earliest time at which a waiting job or a download becomes due.
-    pub async fn next_due(&self) -> Result<Option<Millis>, StoreError> {
+    /// The earliest time after `now` at which a waiting job or a download becomes due.
+    pub async fn next_due(&self, now: Millis) -> Result<Option<Millis>, StoreError> {
         let mut writer = self.writer.lock().await;
         sqlx::query_scalar(
             "SELECT min(due_at) FROM ( \
-             SELECT * FROM (SELECT due_at FROM jobs WHERE state = 'pending' AND due_at IS NOT NULL \
+             SELECT * FROM (SELECT due_at FROM jobs WHERE state = 'pending' AND due_at IS NOT NULL AND due_at > ?1 \
                             ORDER BY due_at LIMIT 1) \
              UNION ALL \
-             SELECT * FROM (SELECT due_at FROM jobs WHERE state = 'downloading' AND due_at IS NOT NULL \
+             SELECT * FROM (SELECT due_at FROM jobs WHERE state = 'downloading' AND due_at > ?1 \
                             ORDER BY due_at LIMIT 1))",
         )
+        .bind(now)
         .fetch_one(&mut *writer)
         .await
         .map_err(|e| self.judge(e))
@@ -308,11 +324,13 @@ impl Store {
     }
 
     /// Whether jobs could still move by themselves, with tasks of one endpoint.
+    /// What a batch's cap holds back waits for a person.
     pub async fn moving(&self, endpoint: &str) -> Result<Moving, StoreError> {
         let mut writer = self.writer.lock().await;
         let (pending, under_way): (bool, bool) = sqlx::query_as(
             "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NULL) \
-             OR EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NOT NULL), \
+             OR EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NOT NULL \
+                        AND NOT (faults = 0 AND note IS NOT NULL)), \
              EXISTS (SELECT 1 FROM jobs WHERE state = 'submitting') \
              OR EXISTS (SELECT 1 FROM jobs WHERE state = 'generating' AND endpoint = ?1) \
              OR EXISTS (SELECT 1 FROM jobs WHERE state = 'downloading' AND endpoint = ?1)",
@@ -324,13 +342,20 @@ impl Store {
         Ok(Moving { pending, under_way })
     }
 
-    /// When the POSTs since a time were begun, oldest first; feeds the rate limit after a start.
-    pub async fn recent_starts(&self, since: Millis) -> Result<Vec<Millis>, StoreError> {
+    /// When the POSTs between two times were begun, oldest first; feeds the rate
+    /// limit after a start. A clock that was set back leaves POSTs in the future,
+    /// which must not count until it has caught up with them.
+    pub async fn recent_starts(
+        &self,
+        since: Millis,
+        now: Millis,
+    ) -> Result<Vec<Millis>, StoreError> {
         let mut writer = self.writer.lock().await;
         sqlx::query_scalar(
-            "SELECT started_at FROM submissions WHERE started_at > ? ORDER BY started_at",
+            "SELECT started_at FROM submissions WHERE started_at > ? AND started_at <= ? ORDER BY started_at",
         )
         .bind(since)
+        .bind(now)
         .fetch_all(&mut *writer)
         .await
         .map_err(|e| self.judge(e))
@@ -338,43 +363,60 @@ impl Store {
 
     /// Moves reelq's own appointments when the wall clock jumped by `delta`, so
     /// that no pause becomes a day and no deadline passes early. A producer's
-    /// `not_before` stays.
+    /// `not_before` stays. The version rises: what is in hand was judged by the
+    /// old appointments, and its late answer would write them back.
     pub async fn shift_appointments(&self, delta: Millis) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
-        sqlx::query(
-            "UPDATE jobs SET give_up_at = give_up_at + ?1, due_at = due_at + ?1 \
-             WHERE state IN ('generating', 'downloading') OR (state = 'pending' AND due_at IS NOT NULL AND faults > 0)",
-        )
-        .bind(delta)
-        .execute(&mut *writer)
-        .await
-        .map_err(|e| self.judge(e))?;
-        Ok(())
-    }
-
-    /// After a start: no back-off lies further ahead than `latest`, and a
-    /// download that has to ask its task anew does not ask before `earliest`.
-    pub async fn clamp_appointments(
-        &self,
-        earliest: Millis,
-        latest: Millis,
-    ) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         let result = async {
             let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-            sqlx::query(
-                "UPDATE jobs SET due_at = ?1 WHERE due_at > ?1 AND \
-                 (state = 'downloading' OR (state = 'pending' AND due_at IS NOT NULL AND faults > 0 \
-                  AND coalesce(not_before, 0) < due_at))",
-            )
-            .bind(latest)
-            .execute(&mut *tx)
-            .await?;
+            // One statement a state: each has its own index.
+            for rows in [
+                "state = 'generating'",
+                "state = 'downloading'",
+                "state = 'pending' AND due_at IS NOT NULL AND faults > 0",
+            ] {
+                let sql = format!(
+                    "UPDATE jobs SET version = version + 1, give_up_at = give_up_at + ?1, \
+                     due_at = due_at + ?1 WHERE {rows}"
+                );
+                sqlx::query(AssertSqlSafe(sql))
+                    .bind(delta)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            tx.commit().await
+        };
+        result.await.map_err(|e| self.judge(e))
+    }
+
+    /// After a start, when the clock may have been set back: no appointment lies
+    /// further ahead than reelq ever makes one. And a download that has to ask
+    /// its task anew does not ask sooner than a poll would.
+    pub async fn clamp_appointments(&self, bounds: &Bounds) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        let result = async {
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            for (column, rows, latest) in [
+                ("due_at", "state = 'downloading'", bounds.backoff),
+                (
+                    "due_at",
+                    "state = 'pending' AND due_at IS NOT NULL AND faults > 0 AND coalesce(not_before, 0) < due_at",
+                    bounds.backoff,
+                ),
+                ("give_up_at", "state = 'generating'", bounds.deadline),
+                ("give_up_at", "state = 'downloading'", bounds.grace),
+            ] {
+                let sql = format!("UPDATE jobs SET {column} = ?1 WHERE {rows} AND {column} > ?1");
+                sqlx::query(AssertSqlSafe(sql))
+                    .bind(latest)
+                    .execute(&mut *tx)
+                    .await?;
+            }
             sqlx::query(
                 "UPDATE jobs SET due_at = ?1 WHERE state = 'downloading' AND faults > 0 \
                  AND coalesce(due_at, 0) < ?1",
             )
-            .bind(earliest)
+            .bind(bounds.ask)
             .execute(&mut *tx)
             .await?;
             tx.commit().await
@@ -383,12 +425,25 @@ impl Store {
     }
 }
 
-async fn something_due(conn: &mut SqliteConnection, now: Millis) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
+async fn something_due(conn: &mut SqliteConnection, claim: &Claim) -> Result<bool, sqlx::Error> {
+    let due: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NULL) \
          OR EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND due_at IS NOT NULL AND due_at <= ?)",
     )
-    .bind(now)
+    .bind(claim.now)
+    .fetch_one(&mut *conn)
+    .await?;
+    Ok(due && tasks(conn, &claim.endpoint).await? < i64::from(claim.max_tasks))
+}
+
+/// Tasks that are at the provider, or may be in a moment. Those of another base
+/// URL or key take no room.
+async fn tasks(conn: &mut SqliteConnection, endpoint: &str) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM jobs WHERE state = 'submitting') \
+         + (SELECT count(*) FROM jobs WHERE state = 'generating' AND endpoint = ?)",
+    )
+    .bind(endpoint)
     .fetch_one(conn)
     .await
 }
@@ -413,13 +468,7 @@ async fn claim_in(
     .execute(&mut *tx)
     .await?;
 
-    let tasks: i64 = sqlx::query_scalar(
-        "SELECT (SELECT count(*) FROM jobs WHERE state = 'submitting') \
-         + (SELECT count(*) FROM jobs WHERE state = 'generating')",
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    let room = i64::from(claim.max_tasks) - tasks;
+    let room = i64::from(claim.max_tasks) - tasks(tx, &claim.endpoint).await?;
     let limit = room.min(i64::from(claim.limit));
     let sql = format!(
         "SELECT {COLUMNS} FROM jobs WHERE state = 'pending' AND due_at IS NULL \
@@ -455,7 +504,8 @@ async fn claim_in(
                 break;
             }
             Admission::Later(reason) => {
-                sqlx::query("UPDATE jobs SET due_at = ?, note = ? WHERE id = ?")
+                // No faults, but a note: that tells it from a back-off.
+                sqlx::query("UPDATE jobs SET due_at = ?, note = ?, faults = 0 WHERE id = ?")
                     .bind(claim.now + BATCH_CAP_PAUSE)
                     .bind(reason)
                     .bind(job.id)

@@ -305,6 +305,7 @@ async fn a_pause_holds_from_its_answer_on() {
     server.new_job().await;
     let claim = || async {
         let claim = Claim {
+            endpoint: "test".to_owned(),
             limit: 1,
             max_tasks: 1,
             now: i64::MAX / 2,
