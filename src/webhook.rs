@@ -20,6 +20,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use sha2::Sha256;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::clock::Clock;
@@ -41,6 +42,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How often the history is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long a stop goes on trying to tell what settled last.
+const LAST_TRIES: Duration = Duration::from_millis(2_500);
 
 /// Events in one transaction of the outbox.
 const PORTION: u32 = 200;
@@ -159,10 +163,12 @@ impl Webhooks {
         })
     }
 
-    /// Writes and sends until `stop` ends. What is on the wire then is sent
-    /// again after the next start.
+    /// Writes and sends until `stop` ends, and then what settled last, within two
+    /// seconds and a half. What is on the wire after that is sent again after the
+    /// next start.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
+        let mut deadline = None;
         let mut sending = JoinSet::new();
         let mut troubled = false;
         loop {
@@ -175,8 +181,13 @@ impl Webhooks {
                     tracing::warn!(%error, "the outbox waits");
                 }
             }
+            if deadline.is_some_and(|at| sending.is_empty() || Instant::now() >= at) {
+                return;
+            }
             tokio::select! {
-                () = &mut stop => return,
+                () = &mut stop, if deadline.is_none() => {
+                    deadline = Some(Instant::now() + LAST_TRIES);
+                }
                 Some(Ok((message, end))) = sending.join_next() => {
                     self.in_hand.remove(&message.id);
                     if let Err(error) = self.settle(&message, end).await {

@@ -11,7 +11,6 @@ use super::App;
 use super::error::{ApiError, ApiResult, ok};
 use super::input::{JobName, Query, command, value};
 use crate::job::{Event, Job, JobId, State as JobState};
-use crate::money::Money;
 use crate::step::{self, Illegal, Transition};
 use crate::store::{Edited, Filter, LedgerRow};
 use crate::view;
@@ -21,11 +20,6 @@ const PAGE: i64 = 100;
 
 /// The longest page.
 const LONGEST_PAGE: i64 = 1_000;
-
-/// An amount as a JSON number.
-pub(super) fn money(amount: Money) -> Value {
-    json!(amount.micros() as f64 / 1e6)
-}
 
 /// 409 for a command that a job does not take in its state.
 pub(super) fn refused(illegal: &Illegal) -> ApiError {
@@ -87,7 +81,7 @@ fn submission(row: &LedgerRow) -> Value {
         "finished_at": row.finished_at,
         "outcome": row.outcome,
         "resolution": row.resolution,
-        "cost": money(row.cost),
+        "cost": view::money(row.cost),
         "http_status": row.http_status,
         "task_id": row.task_id,
         "error": row.error,

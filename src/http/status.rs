@@ -14,11 +14,11 @@ use tokio::time::Instant;
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
 use super::input::{PathName, command, value};
-use super::jobs::money;
 use crate::job::Outcome;
 use crate::money::Money;
 use crate::places::day_start;
 use crate::store::{Counts, GateRow, SpendRow, StoreError};
+use crate::view::{self, money};
 
 /// The longest reason of a pause, in bytes.
 const MAX_REASON: usize = 1_000;
@@ -84,11 +84,11 @@ async fn summary(app: &App) -> Result<Value, StoreError> {
         "now": now,
         "paused": paused(app).await?,
         "gates": store.gates().await?.iter().map(gate).collect::<Vec<_>>(),
-        "counts": counts(&total),
+        "counts": view::counts(&total),
         "spend": { "today": spend(&rows(store.spend(today).await?)), "ever": spend(&rows(store.spend(0).await?)) },
         "batches": batches.iter().take(BATCHES).map(|batch| json!({
             "name": batch.name,
-            "counts": counts(&batch.counts),
+            "counts": view::counts(&batch.counts),
             "settled": batch.counts.settled() == batch.counts.total(),
         })).collect::<Vec<_>>(),
         "batches_total": batches.len(),
@@ -101,15 +101,6 @@ async fn paused(app: &App) -> Result<Value, StoreError> {
         None => Value::Null,
         Some((reason, since)) => json!({ "reason": reason, "since": since }),
     })
-}
-
-fn counts(counts: &Counts) -> Value {
-    let mut map: serde_json::Map<String, Value> = counts
-        .iter()
-        .map(|(state, count)| (state.to_string(), count.into()))
-        .collect();
-    map.insert("total".to_owned(), counts.total().into());
-    Value::Object(map)
 }
 
 /// What holds a stage back, without what only the daemon reads.
@@ -163,7 +154,7 @@ pub(super) async fn batch(State(app): State<Arc<App>>, name: PathName) -> ApiRes
     }
     let mut answer = spend(&store.spend_of_batch(&name.0).await?);
     answer["name"] = name.0.into();
-    answer["counts"] = counts(&of_batch);
+    answer["counts"] = view::counts(&of_batch);
     answer["settled"] = (of_batch.settled() == of_batch.total()).into();
     Ok(ok(&answer))
 }

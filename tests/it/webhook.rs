@@ -396,6 +396,21 @@ async fn after_three_days_a_message_is_given_up() {
     queue.waiting(0).await;
 }
 
+/// `run --until-idle` ends right after the last job.
+#[tokio::test]
+async fn what_settles_last_is_told_before_the_end() {
+    let mut receiver = Receiver::start().await;
+    let mut queue = Queue::new().await;
+    queue.send_to(&receiver.url).await;
+    let ids = [queue.job("a").await, queue.job("a").await];
+    for id in ids {
+        queue.cancel(id).await;
+    }
+    queue.stop().await;
+    assert_eq!(receiver.words(3).await.len(), 3);
+    queue.waiting(0).await;
+}
+
 /// A dead receiver costs one try at a time, and everything goes out when it is back.
 #[tokio::test]
 async fn a_dead_receiver_is_not_flooded_when_it_comes_back() {

@@ -2,8 +2,10 @@
 
 mod content;
 mod guard;
+mod keys;
 mod limits;
 mod operations;
+mod refusals;
 mod sdk;
 mod stream;
 mod videos;

@@ -1,0 +1,113 @@
+//! One key, one job, one payment.
+
+use super::*;
+
+#[tokio::test]
+async fn one_key_is_one_job() {
+    let server = Server::start().await;
+    let keyed = |key: &str, body: Value| {
+        let request = server.request(Method::POST, "/v1/videos");
+        let request = request.header("content-type", "application/json");
+        answer(
+            request
+                .header("idempotency-key", key)
+                .body(body.to_string()),
+        )
+    };
+    let body = wanted(json!({"seconds": "4", "metadata": {"a": 1, "b": 2}}));
+    let first = keyed("k-1", body.clone()).await;
+    let second = keyed("k-1", body.clone()).await;
+    assert_eq!(
+        (first.status, second.status),
+        (StatusCode::OK, StatusCode::OK)
+    );
+    assert_eq!(first.body["id"], second.body["id"]);
+    assert_eq!(first.body["reelq"]["key"], "k-1");
+    assert_eq!(first.header("idempotent-replayed"), "none");
+    assert_eq!(second.header("idempotent-replayed"), "true");
+    // Said otherwise, it is the same: the other name of a parameter, another order.
+    let same = wanted(json!({"duration": 4, "metadata": {"b": 2, "a": 1}, "key": "k-1"}));
+    assert_eq!(
+        server.post("/v1/videos", &same).await.body["id"],
+        first.body["id"]
+    );
+    assert_eq!(keyed("k-1", same).await.body["id"], first.body["id"]);
+
+    for other in [
+        json!({"prompt": "another"}),
+        json!({"seconds": "5"}),
+        json!({"size": "480p"}),
+        json!({"batch": "other"}),
+        json!({"metadata": {"a": 1}}),
+        json!({"priority": 1}),
+    ] {
+        let mut body = body.clone();
+        for (name, value) in other.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let refused = keyed("k-1", body).await;
+        check_error(&refused, 409, "idempotency_key_reused");
+        assert_eq!(
+            refused.header("x-should-retry"),
+            "false",
+            "an SDK would try again"
+        );
+    }
+    let two = keyed("k-1", wanted(json!({"key": "k-2"}))).await;
+    check_error(&two, 409, "two_keys");
+    for bad in [" ".repeat(3), "k".repeat(201)] {
+        let refused = keyed(&bad, body.clone()).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.error("param")),
+            (400, "Idempotency-Key")
+        );
+    }
+    assert_eq!(server.store.counts(None).await.unwrap().total(), 1);
+
+    // Many at once are one as well.
+    let many = (0..20).map(|_| keyed("k-3", wanted(json!({}))));
+    let ids: std::collections::HashSet<String> = futures_util::future::join_all(many)
+        .await
+        .iter()
+        .map(|made| made.body["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(ids.len(), 1);
+
+    // A deleted video does not come back by its key.
+    let id = server.store.id_of_key("k-3").await.unwrap().unwrap();
+    assert_eq!(server.delete(&format!("/v1/videos/{id}")).await.status, 200);
+    check_error(
+        &keyed("k-3", wanted(json!({}))).await,
+        409,
+        "key_of_deleted_video",
+    );
+}
+
+/// OpenAI's SDKs give a repeat no key, only a count.
+#[tokio::test]
+async fn a_repeat_of_an_sdk_is_the_job_whose_answer_was_lost() {
+    let server = Server::start().await;
+    let sent = |count: &'static str, more: Value| {
+        let request = server.request(Method::POST, "/v1/videos");
+        let request = request.header("content-type", "application/json");
+        let request = request.header("x-stainless-retry-count", count);
+        answer(request.body(wanted(more).to_string()))
+    };
+    let first = sent("0", json!({})).await;
+    assert_ne!(
+        sent("0", json!({})).await.body["id"],
+        first.body["id"],
+        "two are two"
+    );
+    let newest = sent("0", json!({})).await;
+    assert_eq!(sent("1", json!({})).await.body["id"], newest.body["id"]);
+    assert_ne!(
+        sent("1", json!({"seconds": "4"})).await.body["id"],
+        newest.body["id"]
+    );
+    assert_ne!(
+        sent("1", json!({"batch": "b"})).await.body["id"],
+        newest.body["id"]
+    );
+    assert_eq!(server.store.counts(None).await.unwrap().total(), 5);
+}
