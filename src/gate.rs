@@ -148,7 +148,8 @@ impl Gate {
         };
         if let Some(closed) = &mut gate.closed {
             // The wall clock may have been set back in between.
-            closed.until = closed.until.min(now + LONGEST_UNKNOWN);
+            let longest = gate.longest.unwrap_or(LONGEST_UNKNOWN);
+            closed.until = closed.until.min(now + longest);
             closed.probed = false;
         }
         gate
