@@ -51,6 +51,12 @@ pub enum Hold {
         "a cap on cost is set, but budget.price_per_second.\"{0}\" is missing: nothing of that size is submitted"
     )]
     NoPrice(Size),
+    /// The batch has a cap, but there is no price to count with.
+    #[error(
+        "the batch has a cap on cost, but budget.price_per_second.\"{0}\" is missing: nothing of that size \
+         is submitted for it"
+    )]
+    NoPriceForBatch(Size),
     /// The cap of the batch would be passed.
     #[error(
         "the batch may cost {cap}: {spent} is spent or reserved and this job may cost {cost}; \
@@ -69,7 +75,7 @@ pub enum Hold {
 impl Hold {
     /// Only this job's batch is held; jobs of others may go.
     pub const fn is_of_batch(&self) -> bool {
-        matches!(self, Hold::Batch { .. })
+        matches!(self, Hold::Batch { .. } | Hold::NoPriceForBatch(_))
     }
 }
 
@@ -89,10 +95,10 @@ impl Budget {
         {
             return Err(Hold::JobsPerDay(max));
         }
-        let capped = self.max_cost_per_day.is_some() || spent.batch_cap.is_some();
         let cost = match self.price(spec) {
             Some(cost) => cost,
-            None if capped => return Err(Hold::NoPrice(spec.size)),
+            None if self.max_cost_per_day.is_some() => return Err(Hold::NoPrice(spec.size)),
+            None if spent.batch_cap.is_some() => return Err(Hold::NoPriceForBatch(spec.size)),
             None => Money::ZERO,
         };
         if let Some(cap) = self.max_cost_per_day

@@ -577,7 +577,10 @@ impl Engine {
                 }
                 self.release_hold();
                 self.close_submit_gate(fault, now, trial);
-                Event::NotAccepted { evidence }
+                Event::NotAccepted {
+                    evidence,
+                    closed_until: self.submit_gate.closed().map(|closed| closed.until),
+                }
             }
             PostVerdict::Unknown { evidence, fault } => {
                 self.close_submit_gate(fault, now, trial);

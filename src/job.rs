@@ -535,6 +535,8 @@ pub enum Event {
     NotAccepted {
         /// The answer or the error.
         evidence: Evidence,
+        /// Nothing is submitted before this time, for any job.
+        closed_until: Option<Millis>,
     },
     /// There is no way to tell whether the POST was accepted.
     Unknown {

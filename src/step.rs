@@ -190,9 +190,17 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
             detail = Some(message);
             ledger = Some(end(Outcome::Rejected, None, evidence));
         }
-        (State::Submitting, Event::NotAccepted { evidence }) => {
-            // The gate makes the pause; this one only lets another job try first.
+        (
+            State::Submitting,
+            Event::NotAccepted {
+                evidence,
+                closed_until,
+            },
+        ) => {
+            // The gate makes the pause; this one lets another job try first when it
+            // opens: what looks like the account's fault may be this job's own.
             requeue(&mut next, now, 2 * SECOND);
+            next.due_at = next.due_at.max(closed_until.map(|at| at + SECOND));
             let message = words(&evidence, "the request was not accepted");
             next.note = Some(message.clone());
             detail = Some(message);

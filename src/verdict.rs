@@ -444,7 +444,10 @@ fn task_id(json: &Value) -> Option<String> {
         Some(Value::Number(id)) => Some(id.to_string()),
         _ => None,
     };
-    let usable = |id: &String| !id.is_empty() && id != "." && id != "..";
+    // A sentence where an id should be says something else.
+    let usable = |id: &String| {
+        !id.is_empty() && id != "." && id != ".." && !id.contains([' ', '\t', '\n', '\r'])
+    };
     let mut layers = layers(json);
     layers.reverse();
     let found = layers.iter().find_map(|layer| {
@@ -454,13 +457,21 @@ fn task_id(json: &Value) -> Option<String> {
             .or_else(|| number(layer, "id"))
             .or_else(|| number(layer, "task_id"))
     });
-    found
-        .or_else(|| text(json, "data").filter(usable))
+    let complains = ["/error/message", "/error"].iter().any(|place| {
+        let words = json.pointer(place).and_then(Value::as_str);
+        words.is_some_and(|words| !words.trim().is_empty())
+    });
+    // What else may name a task, if it is not the id of a request that failed.
+    if found.is_some() || complains {
+        return found;
+    }
+    text(json, "data")
+        .filter(usable)
         .or_else(|| {
             layers.iter().find_map(|layer| {
                 text(layer, "request_id")
-                    .or_else(|| text(layer, "video_id"))
                     .filter(usable)
+                    .or_else(|| text(layer, "video_id").filter(usable))
             })
         })
 }
