@@ -75,7 +75,11 @@ impl Store {
                 .bind(now)
                 .execute(&mut *tx)
                 .await?;
-            let old = "SELECT id FROM jobs WHERE state IN ('done', 'failed', 'cancelled') AND finished_at < ?";
+            // A batch with a cap is counted by its ledger as long as any of its jobs may cost more.
+            let old = "SELECT id FROM jobs WHERE state IN ('done', 'failed', 'cancelled') AND finished_at < ? \
+                 AND batch NOT IN (SELECT name FROM batches WHERE max_cost IS NOT NULL AND EXISTS ( \
+                     SELECT 1 FROM jobs AS open WHERE open.batch = name \
+                     AND open.state NOT IN ('done', 'failed', 'cancelled')))";
             for table in ["submissions", "events"] {
                 let sql = format!("DELETE FROM {table} WHERE job_id IN ({old})");
                 sqlx::query(sqlx::AssertSqlSafe(sql))
