@@ -100,6 +100,8 @@ pub struct Closed {
     pub since: Millis,
     /// Nothing is tried before this time.
     pub until: Millis,
+    /// How long that was from the last try.
+    pub pause: Millis,
     /// Tries that failed since it closed.
     pub tries: u32,
     /// A free request has answered well since the last pause.
@@ -148,7 +150,7 @@ impl Gate {
         };
         if let Some(closed) = &mut gate.closed {
             // The wall clock may have been set back in between.
-            closed.until = closed.until.min(now + LONGEST_UNKNOWN);
+            closed.until = closed.until.min(now + closed.pause);
             closed.probed = false;
         }
         gate
@@ -205,6 +207,7 @@ impl Gate {
             message: fault.message,
             since,
             until: now + pause,
+            pause,
             tries,
             probed: false,
         });
