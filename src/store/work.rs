@@ -511,19 +511,41 @@ async fn spent(
     })
 }
 
-/// A row that cannot be read fails by itself; the others go on.
+/// A row that cannot be read fails by itself; the others go on. If its POST was
+/// on the wire, it may have been charged, and the ledger and the job say so.
 async fn set_aside(conn: &mut SqliteConnection, corrupt: &Corrupt) -> Result<(), sqlx::Error> {
-    tracing::error!(job = corrupt.id, reason = %corrupt.reason, "this row cannot be read; it is set aside as failed");
+    let reason = format!("the row cannot be read: {}", corrupt.reason);
+    tracing::error!(job = corrupt.id, %reason, "this row is set aside");
     let now = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
+    let mut tx = conn.begin().await?;
     let sql = format!(
-        "UPDATE jobs SET state = 'failed', version = version + 1, error_code = ?, error_message = ?, \
-         due_at = NULL, finished_at = {now} WHERE id = ?"
+        "UPDATE jobs SET state = iif(state = 'submitting', 'unconfirmed', 'failed'), version = version + 1, \
+         error_code = ?, error_message = ?, due_at = NULL, \
+         finished_at = iif(state = 'submitting', NULL, {now}) WHERE id = ? RETURNING state"
+    );
+    let state: String = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(FailureCode::CorruptRow.as_str())
+        .bind(&reason)
+        .bind(corrupt.id)
+        .fetch_one(&mut *tx)
+        .await?;
+    let sql = format!(
+        "UPDATE submissions SET outcome = 'unknown', finished_at = {now}, error = ? \
+         WHERE job_id = ? AND outcome = 'in_flight'"
     );
     sqlx::query(AssertSqlSafe(sql))
-        .bind(FailureCode::CorruptRow.as_str())
-        .bind(format!("the row cannot be read: {}", corrupt.reason))
+        .bind(&reason)
         .bind(corrupt.id)
-        .execute(conn)
+        .execute(&mut *tx)
         .await?;
-    Ok(())
+    let sql = format!(
+        "INSERT INTO events (job_id, at, event, state, detail) VALUES (?, {now}, 'set_aside', ?, ?)"
+    );
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(corrupt.id)
+        .bind(state)
+        .bind(reason)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await
 }
