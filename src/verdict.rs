@@ -465,15 +465,13 @@ fn task_id(json: &Value) -> Option<String> {
     if found.is_some() || complains {
         return found;
     }
-    text(json, "data")
-        .filter(usable)
-        .or_else(|| {
-            layers.iter().find_map(|layer| {
-                text(layer, "request_id")
-                    .filter(usable)
-                    .or_else(|| text(layer, "video_id").filter(usable))
-            })
+    text(json, "data").filter(usable).or_else(|| {
+        layers.iter().find_map(|layer| {
+            text(layer, "request_id")
+                .filter(usable)
+                .or_else(|| text(layer, "video_id").filter(usable))
         })
+    })
 }
 
 fn progress(value: &Value) -> Option<u8> {
