@@ -73,8 +73,28 @@ fn random_worlds_never_pay_twice_and_lose_nothing() {
 #[test]
 fn a_seed_tells_the_same_story_twice() {
     for seed in 0..4 {
-        assert_eq!(run(seed, false), run(seed, false), "seed {seed}");
+        assert_eq!(placeless(seed), placeless(seed), "seed {seed}");
     }
+}
+
+/// The story without the random name of its folder.
+fn placeless(seed: u64) -> Vec<String> {
+    let mut story = run(seed, false);
+    for line in &mut story {
+        while let Some(at) = line.find("/reelq-test-") {
+            let end = line[at + 1..]
+                .find('/')
+                .map_or(line.len(), |end| at + 1 + end);
+            line.replace_range(at..end, "");
+        }
+        // A long line is cut after so many bytes of the full name.
+        line.truncate(
+            line.char_indices()
+                .nth(100)
+                .map_or(line.len(), |(at, _)| at),
+        );
+    }
+    story
 }
 
 fn run(seed: u64, aloud: bool) -> Vec<String> {
