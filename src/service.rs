@@ -20,7 +20,7 @@ use crate::provider::{Endpoint, Provider, SetupError};
 use crate::sink::Sink;
 use crate::stats::Stats;
 use crate::step::Policy;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Why the daemon could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,9 @@ pub enum ServiceError {
         /// What the file system says.
         reason: std::io::Error,
     },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The table could not be taken up.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -82,6 +85,9 @@ pub async fn assemble(
     let sink = Sink::new(settings.download.dir.clone()).map_err(folder)?;
     sink.try_writing().map_err(folder)?;
     let clock = Arc::new(Clock::system());
+    // Where a sync has failed, the log may be read back and yet not be on disk: what
+    // is appended to it would be lost with it. So it is written back and begun anew.
+    store.checkpoint().await?;
     let stats = Arc::new(Stats::default());
     let timezone = settings.budget.timezone.clone();
     let engine = Engine::open(

@@ -455,6 +455,7 @@ fn words(evidence: &Evidence, otherwise: &str) -> String {
     evidence
         .error
         .clone()
+        .filter(|words| !words.trim().is_empty())
         .unwrap_or_else(|| otherwise.to_owned())
 }
 

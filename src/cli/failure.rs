@@ -132,6 +132,7 @@ impl From<ServiceError> for Failure {
     fn from(error: ServiceError) -> Failure {
         match error {
             ServiceError::Config(error) => error.into(),
+            ServiceError::Store(error) => error.into(),
             ServiceError::Engine(error) => error.into(),
             ServiceError::Setup(error) => error.into(),
             error @ (ServiceError::Template(_) | ServiceError::Folder { .. }) => {

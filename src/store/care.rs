@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use sqlx::Connection;
-
-use super::{GateRow, Store, StoreError};
+use super::{GateRow, Store, StoreError, begin};
 use crate::job::Millis;
 
 /// What a prune forgot.
@@ -50,7 +48,7 @@ impl Store {
     pub async fn set_gates(&self, gates: &[GateRow]) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         let result = async {
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = begin(&mut writer).await?;
             sqlx::query("DELETE FROM gates").execute(&mut *tx).await?;
             for gate in gates {
                 sqlx::query("INSERT INTO gates (name, since, until, detail) VALUES (?, ?, ?, ?)")
@@ -70,7 +68,7 @@ impl Store {
     pub async fn prune(&self, before: Millis, now: Millis) -> Result<Pruned, StoreError> {
         let mut writer = self.writer.lock().await;
         let result = async {
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = begin(&mut writer).await?;
             sqlx::query("INSERT INTO facts (name, value, at) VALUES ('pruning', '', ?)")
                 .bind(now)
                 .execute(&mut *tx)

@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Connection, Row, Sqlite};
+use sqlx::{AssertSqlSafe, Row, Sqlite};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, begin};
 use crate::job::{JobId, JobSpec};
 use crate::money::Money;
 
@@ -76,10 +76,7 @@ impl Store {
         work: impl AsyncFnOnce(&mut Insertion<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut writer = self.writer.lock().await;
-        let mut tx = writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(|e| self.judge(e))?;
+        let mut tx = begin(&mut writer).await.map_err(|e| self.judge(e))?;
         let before: Option<JobId> =
             sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'")
                 .fetch_optional(&mut *tx)
@@ -120,7 +117,7 @@ impl Store {
     pub async fn set_batch_cap(&self, batch: &str, cap: Option<Money>) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         let result = async {
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = begin(&mut writer).await?;
             set_cap(&mut tx, batch, cap).await?;
             tx.commit().await
         };

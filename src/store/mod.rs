@@ -18,7 +18,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{Connection, Row};
+use sqlx::{Connection, Row, Sqlite, Transaction};
 use tokio::sync::Mutex;
 
 pub use care::Pruned;
@@ -152,13 +152,14 @@ impl Store {
 
         // A foreign file must not be touched: look before WAL mode is switched on.
         if path.exists() && std::fs::metadata(path).is_ok_and(|meta| meta.len() > 0) {
-            let look = SqliteConnectOptions::new().filename(path).read_only(true);
-            let mut conn = SqliteConnection::connect_with(&look)
-                .await
-                .map_err(|e| judge(path, e))?;
-            let verdict = recognise(&mut conn).await.map_err(|e| judge(path, e))?;
-            conn.close().await.map_err(|e| judge(path, e))?;
-            verdict.map_err(unusable)?;
+            let look = SqliteConnectOptions::new().filename(path);
+            let verdict = match recognise(look.clone().read_only(true)).await {
+                // A crash in the middle of a commit: only a writer may mend it, as any
+                // program that opens the file would.
+                Err(error) if is_read_only(&error) => recognise(look).await,
+                other => other,
+            };
+            verdict.map_err(|e| judge(path, e))?.map_err(unusable)?;
         }
         let mut writer = SqliteConnection::connect_with(&options)
             .await
@@ -215,14 +216,38 @@ impl Store {
     }
 }
 
+/// Begins a transaction that writes: it has the lock from the start.
+///
+/// Where a commit finds the disk full, SQLite ends the transaction by itself.
+/// sqlx then fails to roll it back, counts it as open for ever and begins no
+/// other. So one is put in its place that can be rolled back.
+async fn begin(writer: &mut SqliteConnection) -> Result<Transaction<'_, Sqlite>, sqlx::Error> {
+    const IMMEDIATE: &str = "BEGIN IMMEDIATE";
+    if writer.is_in_transaction() {
+        // Its rollback may only be on its way.
+        writer.ping().await?;
+    }
+    if writer.is_in_transaction() {
+        sqlx::query("BEGIN").execute(&mut *writer).await?;
+        // Refused, which rolls back what is open.
+        drop(writer.begin_with(IMMEDIATE).await);
+    }
+    writer.begin_with(IMMEDIATE).await
+}
+
 /// Whether this is a queue of ours, or an empty file that may become one.
-async fn recognise(conn: &mut SqliteConnection) -> Result<Result<(), String>, sqlx::Error> {
+async fn recognise(look: SqliteConnectOptions) -> Result<Result<(), String>, sqlx::Error> {
+    let mut conn = SqliteConnection::connect_with(&look).await?;
     let id: i64 = sqlx::query_scalar("PRAGMA application_id")
-        .fetch_one(&mut *conn)
+        .fetch_one(&mut conn)
         .await?;
-    let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master")
-        .fetch_one(&mut *conn)
-        .await?;
+    // The list of migrations is made before the first of them marks the file as ours.
+    let tables: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM sqlite_master WHERE tbl_name <> '_sqlx_migrations'",
+    )
+    .fetch_one(&mut conn)
+    .await?;
+    conn.close().await?;
     Ok(if id == APPLICATION_ID || (id == 0 && tables == 0) {
         Ok(())
     } else {
@@ -231,6 +256,10 @@ async fn recognise(conn: &mut SqliteConnection) -> Result<Result<(), String>, sq
                 .to_owned(),
         )
     })
+}
+
+fn is_read_only(error: &sqlx::Error) -> bool {
+    code(error) & 0xff == 8
 }
 
 async fn check_version(conn: &mut SqliteConnection) -> Result<Result<(), String>, sqlx::Error> {
@@ -285,18 +314,22 @@ async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreEr
     }
 }
 
+/// SQLite's extended result code; 0 where the error is another's.
+fn code(error: &sqlx::Error) -> u32 {
+    error
+        .as_database_error()
+        .and_then(|inner| inner.code())
+        .and_then(|code| code.parse().ok())
+        .unwrap_or(0)
+}
+
 /// SQLite's codes, told apart by what the caller can do about them.
 fn judge(path: &Path, error: sqlx::Error) -> StoreError {
     let shown = path.display().to_string();
-    let (code, reason) = match &error {
-        sqlx::Error::Database(inner) => (
-            inner
-                .code()
-                .and_then(|code| code.parse::<u32>().ok())
-                .unwrap_or(0),
-            inner.message().to_owned(),
-        ),
-        other => (0, other.to_string()),
+    let code = code(&error);
+    let reason = match &error {
+        sqlx::Error::Database(inner) => inner.message().to_owned(),
+        other => other.to_string(),
     };
     // The low byte is the class, the rest the kind: sqlite.org/rescode.html.
     match code & 0xff {

@@ -1,11 +1,11 @@
 //! Messages to the webhook: written from the history, kept until taken.
 
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, Connection, Row};
+use sqlx::{AssertSqlSafe, Row};
 
 use super::read::{Counts, Event};
 use super::row::{self, COLUMNS};
-use super::{Store, StoreError};
+use super::{Store, StoreError, begin};
 use crate::job::{Job, Millis};
 
 /// The fact that says up to which event messages were written.
@@ -89,7 +89,7 @@ impl Store {
         }
         let mut writer = self.writer.lock().await;
         let result = async {
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = begin(&mut writer).await?;
             let found = absorb_in(&mut tx, limit, now, &tell).await?;
             tx.commit().await?;
             Ok(found)

@@ -4,7 +4,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use super::row::{self, COLUMNS, Corrupt};
-use super::{Store, StoreError};
+use super::{Store, StoreError, begin};
 use crate::budget::Spent;
 use crate::job::{FailureCode, Job, JobId, Millis, State};
 use crate::money::Money;
@@ -113,7 +113,7 @@ impl Store {
             return Ok(Claimed::default());
         }
         let result = async {
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = begin(&mut writer).await?;
             let claimed = claim_in(&mut tx, claim, &mut admit).await?;
             tx.commit().await?;
             Ok(claimed)
@@ -128,7 +128,7 @@ impl Store {
         }
         let mut writer = self.writer.lock().await;
         let result = async {
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = begin(&mut writer).await?;
             let mut verdicts = Vec::with_capacity(transitions.len());
             for transition in transitions {
                 verdicts.push(if row::write(&mut tx, transition).await? {
@@ -152,7 +152,7 @@ impl Store {
     ) -> Result<Vec<Edited>, StoreError> {
         let mut writer = self.writer.lock().await;
         let result = async {
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = begin(&mut writer).await?;
             let mut edited = Vec::with_capacity(ids.len());
             for id in ids {
                 let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id = ?");
@@ -368,7 +368,7 @@ impl Store {
     pub async fn shift_appointments(&self, delta: Millis) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         let result = async {
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = begin(&mut writer).await?;
             // One statement a state: each has its own index.
             for rows in [
                 "state = 'generating'",
@@ -395,7 +395,7 @@ impl Store {
     pub async fn clamp_appointments(&self, bounds: &Bounds) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         let result = async {
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = begin(&mut writer).await?;
             for (column, rows, latest) in [
                 ("due_at", "state = 'downloading'", bounds.backoff),
                 (
