@@ -22,6 +22,9 @@ use crate::stats::Stats;
 use crate::step::Policy;
 use crate::store::{Store, StoreError};
 
+/// The pause after a look that the disk or another process refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+
 /// Why the daemon could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
@@ -90,19 +93,29 @@ pub async fn assemble(
     store.checkpoint().await?;
     let stats = Arc::new(Stats::default());
     let timezone = settings.budget.timezone.clone();
-    let engine = Engine::open(
-        Arc::clone(&store),
-        Places {
-            sink: sink.clone(),
-            template,
-            timezone: timezone.clone(),
-        },
-        endpoint,
-        limits(settings),
-        Arc::clone(&stats),
-        clock.now(),
-    )
-    .await?;
+    let places = Places {
+        sink: sink.clone(),
+        template,
+        timezone: timezone.clone(),
+    };
+    let engine = loop {
+        let opened = Engine::open(
+            Arc::clone(&store),
+            places.clone(),
+            endpoint.clone(),
+            limits(settings),
+            Arc::clone(&stats),
+            clock.now(),
+        );
+        match opened.await {
+            // As a running daemon would.
+            Err(EngineError::Store(error)) if error.is_passing() => {
+                tracing::error!(%error, "waiting; nothing is done until this is mended");
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
+            opened => break opened?,
+        }
+    };
     let (wake, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let daemon = Daemon {
         engine,

@@ -190,7 +190,8 @@ impl Store {
         // The words of the partial indexes; a bound parameter would not use them.
         let sql = match state {
             State::Submitting => "SELECT id FROM jobs WHERE state = 'submitting' ORDER BY id",
-            State::Generating => "SELECT id FROM jobs WHERE state = 'generating' ORDER BY id",
+            // `+`: sorted afterwards; the order of the whole table would be taken instead.
+            State::Generating => "SELECT id FROM jobs WHERE state = 'generating' ORDER BY +id",
             State::Unconfirmed => "SELECT id FROM jobs WHERE state = 'unconfirmed' ORDER BY id",
             State::Downloading => {
                 "SELECT id FROM jobs WHERE state = 'downloading' ORDER BY due_at, id"
@@ -250,19 +251,24 @@ impl Store {
         in_hand: &[JobId],
         endpoint: &str,
     ) -> Result<Vec<Job>, StoreError> {
-        let ids: Vec<JobId> = {
+        let mut ids: Vec<JobId> = Vec::new();
+        // Two looks: one with OR would walk over every video that is not due yet.
+        for due in ["due_at IS NULL", "due_at <= ?1"] {
+            let wanted = (limit + in_hand.len()).saturating_sub(ids.len());
+            let sql = format!(
+                "SELECT id FROM jobs WHERE state = 'downloading' AND {due} AND endpoint = ?3 \
+                 ORDER BY due_at LIMIT ?2"
+            );
             let mut writer = self.writer.lock().await;
-            sqlx::query_scalar(
-                "SELECT id FROM jobs WHERE state = 'downloading' AND (due_at IS NULL OR due_at <= ?1) AND endpoint = ?3 \
-                 ORDER BY due_at LIMIT ?2",
-            )
-            .bind(now)
-            .bind((limit + in_hand.len()) as i64)
-            .bind(endpoint)
-            .fetch_all(&mut *writer)
-            .await
-            .map_err(|e| self.judge(e))?
-        };
+            let found: Vec<JobId> = sqlx::query_scalar(AssertSqlSafe(sql))
+                .bind(now)
+                .bind(wanted as i64)
+                .bind(endpoint)
+                .fetch_all(&mut *writer)
+                .await
+                .map_err(|e| self.judge(e))?;
+            ids.extend(found);
+        }
         let ids: Vec<JobId> = ids
             .into_iter()
             .filter(|id| !in_hand.contains(id))

@@ -1,0 +1,755 @@
+//! The engine with the real store, one short story a rule. The provider is
+//! whoever writes the test.
+
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use reelq::budget::Budget;
+use reelq::engine::{Act, Engine, EngineError, Fetched, Limits, Report, Surroundings};
+use reelq::job::{Event, FailureCode, Job, JobId, JobSpec, Millis, Outcome, State};
+use reelq::money::Money;
+use reelq::naming::Template;
+use reelq::places::{self, Places};
+use reelq::sink::Sink;
+use reelq::step::{self, Policy};
+use reelq::store::{Edited, Open, Store};
+use reelq::verdict::{Reply, judge_poll, judge_post};
+use serde_json::json;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions};
+use tempfile::TempDir;
+
+use crate::world::{
+    DAY, ENDPOINT, HOUR, MINUTE, NEW_YEAR, SECOND, answer, folder, lost, saved_file,
+};
+
+fn limits() -> Limits {
+    Limits {
+        max_in_flight: 20,
+        rate_per_minute: 60,
+        downloads: 2,
+        min_free_space: 0,
+        policy: Policy::default(),
+        budget: Budget::default(),
+    }
+}
+
+/// A daemon's desk: one engine, its queue, and a hand in the database.
+struct Desk {
+    folder: TempDir,
+    store: Arc<Store>,
+    engine: Engine,
+    limits: Limits,
+    endpoint: &'static str,
+    raw: SqliteConnection,
+    now: Millis,
+}
+
+async fn start(
+    folder: &TempDir,
+    limits: &Limits,
+    endpoint: &str,
+    now: Millis,
+) -> (Arc<Store>, Engine) {
+    let path = folder.path().join("queue.db");
+    let store = Arc::new(Store::open(&path, Open::Create).await.unwrap());
+    let places = Places {
+        sink: Sink::new(folder.path().join("videos")).unwrap(),
+        template: Template::parse("{id}.mp4").unwrap(),
+        timezone: TimeZone::UTC,
+    };
+    let engine = Engine::open(
+        Arc::clone(&store),
+        places,
+        endpoint.to_owned(),
+        limits.clone(),
+        Arc::default(),
+        now,
+    );
+    let engine = engine.await.unwrap();
+    (store, engine)
+}
+
+impl Desk {
+    async fn new(limits: Limits) -> Desk {
+        let folder = folder();
+        let now = NEW_YEAR + 12 * HOUR;
+        let (store, engine) = start(&folder, &limits, ENDPOINT, now).await;
+        let raw = SqliteConnectOptions::new()
+            .filename(store.path())
+            .connect()
+            .await
+            .unwrap();
+        Desk {
+            folder,
+            store,
+            engine,
+            limits,
+            endpoint: ENDPOINT,
+            raw,
+            now,
+        }
+    }
+
+    /// Everything in memory is gone.
+    async fn crash(&mut self) {
+        let (store, engine) = start(&self.folder, &self.limits, self.endpoint, self.now).await;
+        self.store = store;
+        self.engine = engine;
+    }
+
+    async fn add(&self, jobs: usize) {
+        let spec = JobSpec::new("a boat", "https://example.com/boat.jpg");
+        self.store.insert(&vec![spec; jobs]).await.unwrap();
+    }
+
+    async fn try_claim(&mut self) -> Result<Vec<Act>, EngineError> {
+        let around = Surroundings {
+            now: self.now,
+            day_start: places::day_start(self.now, &TimeZone::UTC),
+            free_space: None,
+            submit: true,
+        };
+        self.engine.claim(&around).await
+    }
+
+    async fn claim(&mut self) -> Vec<Act> {
+        self.try_claim().await.unwrap()
+    }
+
+    /// The jobs that are POSTed now.
+    async fn posts(&mut self) -> Vec<Job> {
+        let acts = self.claim().await;
+        acts.into_iter().filter_map(posted).collect()
+    }
+
+    async fn settle(&mut self, reports: Vec<Report>) {
+        self.engine.settle(reports, self.now).await.unwrap();
+    }
+
+    /// A job of state `generating`, its poll not yet due.
+    async fn generate(&mut self) -> JobId {
+        self.add(1).await;
+        let job = self.posts().await.remove(0);
+        let id = job.id;
+        self.settle(vec![accepted(job)]).await;
+        id
+    }
+
+    /// The next poll, when its time has come.
+    async fn poll(&mut self) -> Job {
+        for _ in 0..20 {
+            if let Some(job) = self.claim().await.into_iter().find_map(polled) {
+                return job;
+            }
+            self.now += 5 * SECOND;
+        }
+        panic!("no poll in {} s", 20 * 5);
+    }
+
+    async fn job(&self, id: JobId) -> Job {
+        self.store.job(id).await.unwrap().unwrap()
+    }
+
+    async fn order(&self, id: JobId, event: Event) {
+        let policy = &self.limits.policy;
+        let edited = self
+            .store
+            .edit(&[id], |job| {
+                step::step(job, event.clone(), self.now, policy)
+            })
+            .await
+            .unwrap();
+        assert!(matches!(edited[0], Edited::Changed(_)), "{edited:?}");
+    }
+
+    async fn sql(&mut self, sql: &str) {
+        sqlx::query(AssertSqlSafe(sql))
+            .execute(&mut self.raw)
+            .await
+            .unwrap();
+    }
+
+    /// A table is out of reach, or back.
+    async fn hide(&mut self, table: &str) {
+        self.sql(&format!("ALTER TABLE {table} RENAME TO away"))
+            .await;
+    }
+
+    async fn bring_back(&mut self, table: &str) {
+        self.sql(&format!("ALTER TABLE away RENAME TO {table}"))
+            .await;
+    }
+}
+
+fn posted(act: Act) -> Option<Job> {
+    match act {
+        Act::Post { job, .. } => Some(*job),
+        _ => None,
+    }
+}
+
+fn polled(act: Act) -> Option<Job> {
+    match act {
+        Act::Poll(job) => Some(*job),
+        _ => None,
+    }
+}
+
+fn after_post(job: Job, reply: Reply) -> Report {
+    Report::Posted(Box::new(job), judge_post(reply))
+}
+
+fn accepted(job: Job) -> Report {
+    let id = format!("task-{}", job.id);
+    after_post(job, answer(200, &json!({"id": id})))
+}
+
+fn after_poll(job: Job, reply: Reply) -> Report {
+    Report::Polled(Box::new(job), judge_poll(reply))
+}
+
+fn completed(job: Job) -> Report {
+    after_poll(
+        job,
+        answer(200, &json!({"status": "completed", "url": "/v.mp4"})),
+    )
+}
+
+fn running(job: Job, progress: u8) -> Report {
+    after_poll(
+        job,
+        answer(200, &json!({"status": "queued", "progress": progress})),
+    )
+}
+
+fn not_found(job: Job) -> Report {
+    after_poll(job, answer(404, &json!({"error": "not found"})))
+}
+
+// ---- Crashes ----
+
+#[tokio::test]
+async fn a_post_on_the_wire_at_a_crash_is_unconfirmed() {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(1).await;
+    let job = desk.posts().await.remove(0);
+    assert_eq!(desk.job(job.id).await.state, State::Submitting);
+    desk.crash().await;
+    let job = desk.job(job.id).await;
+    assert_eq!(job.state, State::Unconfirmed);
+    let words = job.failure.unwrap().message;
+    assert!(
+        words.contains("while the request was on the wire"),
+        "{words}"
+    );
+    assert!(words.contains("reelq resolve 1 --adopt"), "{words}");
+    let ledger = desk.store.ledger(None, None, None).await.unwrap();
+    assert_eq!(ledger[0].outcome, Outcome::Unknown);
+    assert!(desk.posts().await.is_empty(), "sent again");
+}
+
+#[tokio::test]
+async fn a_restart_asks_a_running_task_no_sooner_than_without_it() {
+    let mut desk = Desk::new(limits()).await;
+    desk.generate().await;
+    let before = desk.now;
+    desk.crash().await;
+    desk.poll().await;
+    assert!(desk.now - before >= desk.limits.policy.interval);
+}
+
+// ---- A store that refuses ----
+
+#[tokio::test]
+async fn answers_wait_for_a_store_that_refuses() {
+    let mut desk = Desk::new(limits()).await;
+    let running = desk.generate().await;
+    desk.add(1).await;
+    let sent = desk.posts().await.remove(0);
+    let polled = desk.poll().await;
+    let second = sent.id;
+    desk.hide("jobs").await;
+    let reports = vec![completed(polled), accepted(sent)];
+    assert!(desk.engine.settle(reports, desk.now).await.is_err());
+    assert!(desk.try_claim().await.unwrap().is_empty(), "went on");
+    desk.bring_back("jobs").await;
+    desk.settle(Vec::new()).await;
+    assert_eq!(desk.job(running).await.state, State::Downloading);
+    assert_eq!(desk.job(second).await.task_id.as_deref(), Some("task-2"));
+}
+
+#[tokio::test]
+async fn an_intent_on_disk_is_sent_though_the_gates_cannot_be_shown() {
+    let mut desk = Desk::new(limits()).await;
+    desk.limits.budget.max_jobs_per_day = Some(1);
+    desk.crash().await;
+    desk.add(2).await;
+    // The cap holds the second job back, which is to be shown.
+    desk.hide("gates").await;
+    let posts = desk.posts().await;
+    assert_eq!(posts.len(), 1);
+    desk.bring_back("gates").await;
+    desk.settle(vec![accepted(posts[0].clone())]).await;
+    let gates = desk.store.gates().await.unwrap();
+    assert_eq!(gates[0].name, "budget");
+}
+
+#[tokio::test]
+async fn a_failed_sync_takes_no_other_answer_with_it() {
+    let mut desk = Desk::new(limits()).await;
+    let id = desk.generate().await;
+    let polled = desk.poll().await;
+    desk.settle(vec![completed(polled)]).await;
+    desk.add(1).await;
+    let acts = desk.claim().await;
+    let sent = acts.iter().cloned().find_map(posted).unwrap();
+    let second = sent.id;
+    let fetch = Report::Fetched(
+        Box::new(desk.job(id).await),
+        Fetched::SyncFailed("input/output error".to_owned()),
+    );
+    let end = desk
+        .engine
+        .settle(vec![fetch, accepted(sent)], desk.now)
+        .await;
+    assert!(matches!(end, Err(EngineError::Sync(_))), "{end:?}");
+    assert_eq!(desk.job(second).await.state, State::Generating);
+}
+
+#[tokio::test]
+async fn an_unreadable_row_is_set_aside_and_the_rest_goes_on() {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(3).await;
+    let acts = desk.posts().await;
+    let lost = acts[0].id;
+    desk.settle(acts[1..].iter().cloned().map(accepted).collect())
+        .await;
+    desk.add(1).await;
+    desk.sql("UPDATE jobs SET video_urls = 'not json' WHERE id IN (1, 2, 4)")
+        .await;
+    desk.crash().await;
+    desk.now += MINUTE;
+    desk.claim().await;
+    let states: Vec<(JobId, String, Option<String>)> =
+        sqlx::query_as("SELECT id, state, error_code FROM jobs ORDER BY id")
+            .fetch_all(&mut desk.raw)
+            .await
+            .unwrap();
+    let code = Some(FailureCode::CorruptRow.as_str().to_owned());
+    // What may have been charged is said to be so.
+    assert_eq!(states[0], (lost, "unconfirmed".to_owned(), code.clone()));
+    assert_eq!(states[1], (2, "failed".to_owned(), code.clone()));
+    assert_eq!(states[2], (3, "generating".to_owned(), None));
+    assert_eq!(states[3], (4, "failed".to_owned(), code));
+    let ledger = desk.store.ledger(Some(lost), None, None).await.unwrap();
+    assert_eq!(ledger[0].outcome, Outcome::Unknown);
+    let history = desk.store.history(2).await.unwrap();
+    assert_eq!(history.last().unwrap().event, "set_aside");
+}
+
+// ---- People in between ----
+
+#[tokio::test]
+async fn a_task_is_asked_again_after_a_person_was_faster() {
+    let mut desk = Desk::new(limits()).await;
+    let id = desk.generate().await;
+    let polled = desk.poll().await;
+    desk.order(id, Event::Cancelled).await;
+    desk.order(id, Event::Retried).await;
+    desk.engine.refresh(desk.now).await.unwrap();
+    desk.settle(vec![running(polled, 40)]).await;
+    assert_eq!(desk.job(id).await.progress, 0, "a late answer was written");
+    assert_eq!(desk.poll().await.id, id);
+}
+
+#[tokio::test]
+async fn what_a_person_withdrew_is_not_overwritten() {
+    let mut desk = Desk::new(limits()).await;
+    let id = desk.generate().await;
+    let polled = desk.poll().await;
+    desk.order(id, Event::Cancelled).await;
+    desk.settle(vec![completed(polled)]).await;
+    assert_eq!(desk.job(id).await.state, State::Cancelled);
+    desk.now += HOUR;
+    assert!(desk.claim().await.is_empty());
+}
+
+// ---- The clock ----
+
+#[tokio::test]
+async fn a_jump_ahead_ends_no_wait_early() {
+    let mut desk = Desk::new(limits()).await;
+    let id = desk.generate().await;
+    desk.now += 2 * HOUR;
+    let in_hand = desk.poll().await;
+    desk.now += DAY;
+    desk.engine.clock_jumped(DAY).await.unwrap();
+    desk.settle(vec![running(in_hand, 40)]).await;
+    assert_eq!(
+        desk.job(id).await.state,
+        State::Generating,
+        "26 hours by the clock"
+    );
+    let polled = desk.poll().await;
+    desk.settle(vec![running(polled, 41)]).await;
+    assert_eq!(desk.job(id).await.state, State::Generating);
+    assert_eq!(desk.job(id).await.progress, 41);
+}
+
+#[tokio::test]
+async fn a_jump_ahead_makes_no_young_task_old() {
+    let mut desk = Desk::new(limits()).await;
+    let id = desk.generate().await;
+    desk.now += DAY;
+    desk.engine.clock_jumped(DAY).await.unwrap();
+    for _ in 0..5 {
+        let before = desk.now;
+        let polled = desk.poll().await;
+        assert!(
+            desk.now - before <= 10 * SECOND,
+            "asked as slowly as an old one"
+        );
+        desk.settle(vec![not_found(polled)]).await;
+    }
+    assert_eq!(
+        desk.job(id).await.state,
+        State::Generating,
+        "it is only early"
+    );
+}
+
+#[tokio::test]
+async fn a_clock_set_back_during_a_stop_delays_nothing_by_a_day() {
+    let mut desk = Desk::new(limits()).await;
+    desk.limits.rate_per_minute = 3;
+    desk.crash().await;
+    desk.add(4).await;
+    let posts = desk.posts().await;
+    assert_eq!(posts.len(), 3);
+    let mut reports: Vec<Report> = posts.into_iter().map(accepted).collect();
+    let refused = reports.remove(0);
+    let Report::Posted(job, _) = refused else {
+        unreachable!()
+    };
+    reports.push(after_post(
+        *job,
+        answer(503, &json!({"error": {"type": "new_api_error"}})),
+    ));
+    desk.settle(reports).await;
+    desk.now -= DAY;
+    desk.crash().await;
+    desk.now += 3 * MINUTE;
+    let mut sent = 0;
+    for _ in 0..20 {
+        for act in desk.claim().await {
+            match act {
+                Act::Probe => desk.settle(vec![Report::Probed(Ok(()))]).await,
+                Act::Post { job, .. } => {
+                    sent += 1;
+                    desk.settle(vec![accepted(*job)]).await;
+                }
+                _ => {}
+            }
+        }
+        desk.now += 10 * SECOND;
+    }
+    assert_eq!(sent, 2);
+    let give_up = desk.job(2).await.give_up_at.unwrap();
+    assert!(give_up <= desk.now + desk.limits.policy.deadline);
+}
+
+#[tokio::test]
+async fn a_closed_poll_gate_stays_short_when_the_clock_was_set_back() {
+    let mut desk = Desk::new(limits()).await;
+    desk.generate().await;
+    let polled = desk.poll().await;
+    desk.settle(vec![after_poll(polled, answer(401, &json!({})))])
+        .await;
+    assert_eq!(desk.store.gates().await.unwrap()[0].name, "poll");
+    desk.now -= DAY;
+    desk.crash().await;
+    desk.poll().await;
+}
+
+// ---- Money ----
+
+fn cents(n: i64) -> Money {
+    Money::from_micros(n * 10_000)
+}
+
+#[tokio::test]
+async fn a_cap_of_three_at_sixty_cents_lets_exactly_five_through() {
+    let mut desk = Desk::new(limits()).await;
+    desk.limits.budget = Budget {
+        max_cost_per_day: Some(cents(300)),
+        price_per_second: [None, Some(cents(10)), None],
+        ..Budget::default()
+    };
+    desk.crash().await;
+    desk.add(9).await;
+    let mut sent = 0;
+    for _ in 0..9 {
+        for job in desk.posts().await {
+            sent += 1;
+            // Whether it is known or unknown: it is spent.
+            desk.settle(vec![match sent {
+                2 => after_post(job, lost("timeout")),
+                _ => accepted(job),
+            }])
+            .await;
+        }
+        desk.now += MINUTE;
+        for act in desk.claim().await {
+            match act {
+                Act::Probe => desk.settle(vec![Report::Probed(Ok(()))]).await,
+                Act::Post { job, .. } => {
+                    sent += 1;
+                    desk.settle(vec![accepted(*job)]).await;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(sent, 5);
+    assert!(!desk.engine.is_idle().await.unwrap(), "tasks are running");
+    let ledger = desk.store.ledger(None, None, None).await.unwrap();
+    assert_eq!(ledger.iter().map(|row| row.cost).sum::<Money>(), cents(300));
+}
+
+#[tokio::test]
+async fn a_cap_that_has_room_again_is_no_end() {
+    let mut desk = Desk::new(limits()).await;
+    desk.limits.budget.max_jobs_per_day = Some(1);
+    desk.crash().await;
+    desk.add(2).await;
+    let job = desk.posts().await.remove(0);
+    assert!(desk.posts().await.is_empty());
+    let refused = after_post(job, answer(400, &json!({"error": "bad prompt"})));
+    desk.settle(vec![refused]).await;
+    assert!(!desk.engine.is_idle().await.unwrap());
+    let job = desk.posts().await.remove(0);
+    assert_eq!(job.id, 2);
+    desk.settle(vec![after_post(job, lost("timeout"))]).await;
+    desk.add(1).await;
+    desk.now += MINUTE;
+    let acts = desk.claim().await;
+    assert!(matches!(acts[..], [Act::Probe]), "{acts:?}");
+    desk.settle(vec![Report::Probed(Ok(()))]).await;
+    assert!(desk.posts().await.is_empty());
+    assert!(desk.engine.is_idle().await.unwrap(), "it goes on tomorrow");
+}
+
+#[tokio::test]
+async fn a_batch_s_cap_holds_back_its_own_jobs_and_no_others() {
+    for price in [Some(cents(10)), None] {
+        let mut desk = Desk::new(limits()).await;
+        desk.limits.budget.price_per_second = [None, price, None];
+        desk.crash().await;
+        desk.store
+            .set_batch_cap("small", Some(cents(59)))
+            .await
+            .unwrap();
+        let mut first = JobSpec::new("a boat", "https://example.com/boat.jpg");
+        first.batch = "small".to_owned();
+        first.priority = 9;
+        desk.store.insert(&[first]).await.unwrap();
+        desk.add(1).await;
+        let posts = desk.posts().await;
+        assert_eq!(posts.len(), 1, "{price:?}");
+        assert_eq!(posts[0].id, 2, "{price:?}");
+        assert!(desk.job(1).await.note.unwrap().contains("batch"));
+        let refused = after_post(posts[0].clone(), answer(400, &json!({})));
+        desk.settle(vec![refused]).await;
+        assert!(
+            desk.engine.is_idle().await.unwrap(),
+            "it waits for a person"
+        );
+        // The person raises the cap.
+        desk.store.set_batch_cap("small", None).await.unwrap();
+        desk.engine.refresh(desk.now).await.unwrap();
+        assert!(!desk.engine.is_idle().await.unwrap());
+        assert_eq!(desk.posts().await[0].id, 1);
+    }
+}
+
+// ---- Gates ----
+
+#[tokio::test]
+async fn a_closed_gate_lets_a_free_request_out_and_then_one_job() {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(5).await;
+    let posts = desk.posts().await;
+    assert_eq!(posts.len(), 3, "three on the wire");
+    let lost_all = posts
+        .into_iter()
+        .map(|job| after_post(job, lost("timeout")));
+    desk.settle(lost_all.collect()).await;
+    assert!(desk.claim().await.is_empty(), "it is closed");
+    desk.now += MINUTE;
+    let acts = desk.claim().await;
+    assert!(matches!(acts[..], [Act::Probe]), "{acts:?}");
+    assert!(desk.claim().await.is_empty(), "one free request at a time");
+    desk.settle(vec![Report::Probed(Ok(()))]).await;
+    let trial = desk.posts().await;
+    assert_eq!(trial.len(), 1, "one job, to see");
+    assert!(desk.posts().await.is_empty());
+    desk.settle(vec![accepted(trial[0].clone())]).await;
+    assert_eq!(desk.posts().await.len(), 1, "the last one: it is open");
+}
+
+#[tokio::test]
+async fn a_gate_is_as_it_was_after_a_restart() {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(5).await;
+    for job in desk.posts().await {
+        desk.settle(vec![after_post(job, lost("timeout"))]).await;
+    }
+    desk.crash().await;
+    assert!(desk.claim().await.is_empty(), "a crash does not open it");
+    desk.now += MINUTE;
+    assert!(matches!(desk.claim().await[..], [Act::Probe]));
+}
+
+#[tokio::test]
+async fn one_refused_job_does_not_stop_the_others() {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(4).await;
+    let mut made = 0;
+    for _ in 0..60 {
+        for act in desk.claim().await {
+            match act {
+                Act::Probe => desk.settle(vec![Report::Probed(Ok(()))]).await,
+                // Its image is one that the provider answers with 403.
+                Act::Post { job, .. } if job.id == 1 => {
+                    desk.settle(vec![after_post(*job, answer(403, &json!({})))])
+                        .await;
+                }
+                Act::Post { job, .. } => {
+                    made += 1;
+                    desk.settle(vec![after_post(*job, answer(200, &json!({"id": "t"})))])
+                        .await;
+                }
+                _ => {}
+            }
+        }
+        desk.now += SECOND;
+    }
+    assert_eq!(made, 3);
+    assert_eq!(desk.job(1).await.state, State::Pending);
+}
+
+#[tokio::test]
+async fn too_many_tasks_at_once_narrows_the_window() {
+    let mut desk = Desk::new(limits()).await;
+    desk.generate().await;
+    desk.add(4).await;
+    let posts = desk.posts().await;
+    let full = || answer(429, &json!({"error": "too many concurrent tasks"}));
+    desk.settle(
+        posts
+            .into_iter()
+            .map(|job| after_post(job, full()))
+            .collect(),
+    )
+    .await;
+    desk.now += 5 * MINUTE;
+    let polled = desk.poll().await;
+    assert!(
+        desk.posts().await.is_empty(),
+        "one task runs, and one is taken"
+    );
+    desk.settle(vec![completed(polled)]).await;
+    assert_eq!(desk.posts().await.len(), 1);
+}
+
+// ---- Other accounts ----
+
+#[tokio::test]
+async fn tasks_of_another_account_take_no_room_and_are_never_asked_for() {
+    let mut desk = Desk::new(limits()).await;
+    desk.limits.max_in_flight = 1;
+    desk.crash().await;
+    let old = desk.generate().await;
+    desk.endpoint = "https://provider.test key-2";
+    desk.crash().await;
+    desk.add(1).await;
+    let job = desk.posts().await.remove(0);
+    let new = job.id;
+    desk.settle(vec![accepted(job)]).await;
+    for _ in 0..20 {
+        for job in desk.claim().await.into_iter().filter_map(polled) {
+            assert_eq!(job.id, new, "asked elsewhere");
+            desk.settle(vec![running(job, 1)]).await;
+        }
+        desk.now += 10 * SECOND;
+    }
+    let gates = desk.store.gates().await.unwrap();
+    assert_eq!(gates[0].name, "endpoint", "and it is said: {gates:?}");
+    desk.endpoint = ENDPOINT;
+    desk.crash().await;
+    assert_eq!(desk.poll().await.id, old);
+}
+
+// ---- Downloads ----
+
+#[tokio::test]
+async fn downloads_go_before_submissions() {
+    let mut desk = Desk::new(limits()).await;
+    desk.limits.downloads = 1;
+    desk.crash().await;
+    for _ in 0..2 {
+        desk.generate().await;
+    }
+    desk.now += 20 * SECOND;
+    let polls: Vec<Job> = desk.claim().await.into_iter().filter_map(polled).collect();
+    assert_eq!(polls.len(), 2);
+    desk.settle(polls.into_iter().map(completed).collect())
+        .await;
+    desk.add(1).await;
+    let acts = desk.claim().await;
+    let [Act::Fetch(job)] = &acts[..] else {
+        panic!("one download, and nothing new while another waits: {acts:?}");
+    };
+    let saved = Fetched::Saved {
+        file: saved_file(),
+        note: None,
+    };
+    desk.settle(vec![Report::Fetched(job.clone(), saved)]).await;
+    assert_eq!(desk.job(job.id).await.state, State::Done);
+    let acts = desk.claim().await;
+    assert!(
+        matches!(acts[..], [Act::Fetch(_), Act::Post { .. }]),
+        "{acts:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_poll_that_taught_nothing_writes_nothing() {
+    let mut desk = Desk::new(limits()).await;
+    let id = desk.generate().await;
+    let polled = desk.poll().await;
+    desk.settle(vec![running(polled, 10)]).await;
+    let before = desk.job(id).await.version;
+    let mut watch = SqliteConnectOptions::new()
+        .filename(desk.store.path())
+        .connect()
+        .await
+        .unwrap();
+    let mut commits = async || -> i64 {
+        sqlx::query_scalar("PRAGMA data_version")
+            .fetch_one(&mut watch)
+            .await
+            .unwrap()
+    };
+    let seen = commits().await;
+    for _ in 0..3 {
+        let polled = desk.poll().await;
+        desk.settle(vec![running(polled, 10)]).await;
+        let polled = desk.poll().await;
+        desk.settle(vec![after_poll(polled, answer(500, &json!({})))])
+            .await;
+    }
+    assert_eq!(commits().await, seen, "something was written");
+    assert_eq!(desk.job(id).await.version, before);
+}
