@@ -68,8 +68,11 @@ impl Daemon {
 async fn python(arguments: Vec<String>) {
     let python = std::env::var("REELQ_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let run = tokio::task::spawn_blocking(move || {
+        // What a program leaves behind goes with this folder.
+        let dir = tempfile::tempdir().unwrap();
         Command::new(python)
             .args(arguments)
+            .current_dir(dir.path())
             .env("NO_PROXY", "127.0.0.1")
             .status()
     });
