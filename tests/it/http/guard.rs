@@ -72,6 +72,12 @@ async fn no_web_page_spends_the_user_s_money() {
             check_error(&refused, 415, "unsupported_media_type");
         }
     }
+    // Without a body there is nothing to be read, and still nothing is done.
+    for path in ["/api/resume", "/api/jobs/1/cancel", "/api/jobs/1/retry"] {
+        let request = server.request(Method::POST, path);
+        let request = request.header("content-type", "text/plain;charset=UTF-8");
+        check_error(&answer(request).await, 415, "unsupported_media_type");
+    }
     let request = server.request(Method::POST, "/v1/videos");
     check_error(
         &answer(request.body("{}")).await,

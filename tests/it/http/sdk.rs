@@ -1,63 +1,110 @@
-//! OpenAI's own Python package, unchanged, against the program itself.
+//! Other people's programs, unchanged, against the program itself: OpenAI's own
+//! Python package, and a fuzzer that reads the description.
 
 use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
-use reelq::sandbox::{self, Options};
+use reelq::sandbox::{self, Options, Sandbox};
+use tempfile::TempDir;
 
 use super::client;
 
-/// The daemon, which ends with its test.
-struct Daemon(std::process::Child);
+/// A daemon on a sandbox, which ends with its test.
+struct Daemon {
+    process: std::process::Child,
+    url: String,
+    _sandbox: Sandbox,
+    _dir: TempDir,
+}
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
+}
+
+impl Daemon {
+    async fn start() -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        let sandbox = sandbox::start(Options {
+            listen: ([127, 0, 0, 1], 0).into(),
+            generation_time: Duration::from_secs(1),
+            ..Options::default()
+        });
+        let sandbox = sandbox.await.unwrap();
+        // Free a moment ago: the daemon wants a number.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = port.local_addr().unwrap();
+        drop(port);
+        let process = Command::new(env!("CARGO_BIN_EXE_reelq"))
+            .args(["--config", "/dev/null", "run"])
+            .current_dir(dir.path())
+            .env("REELQ_PROVIDER__BASE_URL", sandbox.base_url())
+            .env("REELQ_PROVIDER__API_KEY", "sk-test")
+            .env("REELQ_POLL__INTERVAL", "3s")
+            .env("REELQ_DOWNLOAD__MIN_FREE_SPACE", "0")
+            .env("REELQ_HTTP__LISTEN", address.to_string())
+            .env_remove("REELQ_TEST_PYTHON")
+            .spawn();
+        let daemon = Daemon {
+            process: process.unwrap(),
+            url: format!("http://{address}"),
+            _sandbox: sandbox,
+            _dir: dir,
+        };
+        let mut looks = 0..600;
+        let health = format!("{}/healthz", daemon.url);
+        while client().get(&health).send().await.is_err() {
+            looks.next().expect("the daemon does not answer");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        daemon
+    }
+}
+
+/// Runs Python with these arguments to its good end.
+async fn python(arguments: Vec<String>) {
+    let python = std::env::var("REELQ_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let run = tokio::task::spawn_blocking(move || {
+        // What a program leaves behind goes with this folder.
+        let dir = tempfile::tempdir().unwrap();
+        Command::new(python)
+            .args(arguments)
+            .current_dir(dir.path())
+            .env("NO_PROXY", "127.0.0.1")
+            .status()
+    });
+    let status = run.await.unwrap().unwrap();
+    assert!(status.success(), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the openai package from PyPI: .ci/run installs it, REELQ_TEST_PYTHON names its Python"]
 async fn the_openai_package_works_by_its_base_url() {
-    let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox::start(Options {
-        listen: ([127, 0, 0, 1], 0).into(),
-        generation_time: Duration::from_secs(1),
-        ..Options::default()
-    });
-    let sandbox = sandbox.await.unwrap();
-    // Free a moment ago: the daemon wants a number.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = port.local_addr().unwrap();
-    drop(port);
-    let daemon = Command::new(env!("CARGO_BIN_EXE_reelq"))
-        .args(["--config", "/dev/null", "run"])
-        .current_dir(dir.path())
-        .env("REELQ_PROVIDER__BASE_URL", sandbox.base_url())
-        .env("REELQ_PROVIDER__API_KEY", "sk-test")
-        .env("REELQ_POLL__INTERVAL", "3s")
-        .env("REELQ_DOWNLOAD__MIN_FREE_SPACE", "0")
-        .env("REELQ_HTTP__LISTEN", address.to_string())
-        .env_remove("REELQ_TEST_PYTHON")
-        .spawn();
-    let _daemon = Daemon(daemon.unwrap());
-    let url = format!("http://{address}");
-    let mut looks = 0..600;
-    while client().get(format!("{url}/healthz")).send().await.is_err() {
-        looks.next().expect("the daemon does not answer");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-
-    let python = std::env::var("REELQ_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let daemon = Daemon::start().await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/openai_sdk.py");
-    let status = tokio::task::spawn_blocking(move || {
-        Command::new(python)
-            .args([script, &url])
-            .env("NO_PROXY", "127.0.0.1")
-            .status()
-    });
-    let status = status.await.unwrap().unwrap();
-    assert!(status.success(), "{status}");
+    python(vec![script.to_owned(), daemon.url.clone()]).await;
+}
+
+/// No 5xx, and nothing that is unlike its description.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs schemathesis from PyPI: .ci/run installs it, REELQ_TEST_PYTHON names its Python"]
+async fn a_fuzzer_finds_no_disagreement_with_the_description() {
+    let daemon = Daemon::start().await;
+    // A job for the paths that name one.
+    let body = r#"{"prompt":"p","image_url":"https://example.com/1.png"}"#;
+    let request = client().post(format!("{}/v1/videos", daemon.url));
+    let request = request.header("content-type", "application/json");
+    assert_eq!(request.body(body).send().await.unwrap().status(), 200);
+    let program = "import sys; from schemathesis.cli import schemathesis; sys.exit(schemathesis())";
+    let url = format!("{}/openapi.json", daemon.url);
+    let more = ["--max-examples", "50", "--continue-on-failure"];
+    let mut arguments = vec!["-c".to_owned(), program.to_owned(), "run".to_owned(), url];
+    arguments.extend(more.map(str::to_owned));
+    python(arguments).await;
+    // It is still there, and has nothing to wait for.
+    let ready = client().get(format!("{}/readyz", daemon.url));
+    assert_eq!(ready.send().await.unwrap().status(), 200);
 }

@@ -6,36 +6,33 @@
 //! side may see one twice, and tells by `webhook-id`. Messages are signed by the
 //! Standard Webhooks specification.
 
+mod line;
+mod sign;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use reqwest::{Client, StatusCode, header, redirect};
-use secrecy::zeroize::Zeroizing;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::json;
-use sha2::Sha256;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use url::Url;
 
 use crate::clock::Clock;
 use crate::job::{FailureCode, Millis};
-use crate::store::{Absorbed, Message, Store, StoreError};
+use crate::store::{Absorbed, Event, Message, Store, StoreError};
 use crate::view;
+use line::{Line, backoff};
+pub use sign::Signer;
 
 const SECOND: Millis = 1_000;
 const HOUR: Millis = 3_600 * SECOND;
 
 /// A message that is not taken for so long is given up.
 pub const KEPT: Millis = 72 * HOUR;
-
-/// Messages on the wire at once.
-const AT_ONCE: usize = 8;
 
 /// For the whole answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -48,15 +45,6 @@ const LAST_TRIES: Duration = Duration::from_millis(2_500);
 
 /// Events in one transaction of the outbox.
 const PORTION: u32 = 200;
-
-/// The pause after a first failure; it doubles up to [`HOUR`].
-const FIRST_PAUSE: Millis = 5 * SECOND;
-
-/// Failures in a row, of whatever message, from which on one at a time is tried.
-const FAILURES: u32 = 5;
-
-/// The longest pause between two such trials.
-const LONGEST_TRIAL_PAUSE: Millis = 60 * SECOND;
 
 /// Why webhooks cannot be sent.
 #[derive(Debug, thiserror::Error)]
@@ -73,37 +61,6 @@ pub enum WebhookError {
     /// The outbox could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// Signs messages by the Standard Webhooks specification.
-pub struct Signer(Zeroizing<Vec<u8>>);
-
-impl Signer {
-    /// Reads a secret: `whsec_` and base64 of 24 to 64 bytes.
-    ///
-    /// # Errors
-    /// [`WebhookError::Secret`], without a word of the secret.
-    pub fn new(secret: &SecretString) -> Result<Signer, WebhookError> {
-        let text = secret.expose_secret();
-        let text = text.strip_prefix("whsec_").ok_or(WebhookError::Secret)?;
-        let bytes = Zeroizing::new(STANDARD.decode(text).map_err(|_| WebhookError::Secret)?);
-        if !(24..=64).contains(&bytes.len()) {
-            return Err(WebhookError::Secret);
-        }
-        Ok(Signer(bytes))
-    }
-
-    /// The `webhook-signature` of a message: `v1,` and base64 of the HMAC-SHA256
-    /// over its id, its time in seconds and its payload.
-    pub fn sign(&self, id: &str, seconds: i64, payload: &str) -> String {
-        // A key of any length is fine for HMAC.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else {
-            return String::new();
-        };
-        mac.update(format!("{id}.{seconds}.").as_bytes());
-        mac.update(payload.as_bytes());
-        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
-    }
 }
 
 /// The sender. Runs as a task of its own; nothing waits for it.
@@ -271,24 +228,18 @@ impl Webhooks {
 fn tell(what: Absorbed<'_>) -> (&'static str, String) {
     let (kind, event, data) = match what {
         Absorbed::Job(job, event) => {
-            let kind = match event.state.as_str() {
-                "done" => "job.done",
-                "failed" => "job.failed",
-                "cancelled" => "job.cancelled",
-                _ => "job.unconfirmed",
-            };
             let data = json!({
                 "event_id": event.id,
                 "state": event.state,
                 "detail": event.detail,
                 "job": view::job(job),
             });
-            (kind, event, data)
+            (kind_of(event), event, data)
         }
         Absorbed::Unreadable(event) => {
             let job = json!({
                 "id": event.job_id,
-                "state": "failed",
+                "state": event.state,
                 "error_code": FailureCode::CorruptRow.as_str(),
                 "error_message": event.detail,
             });
@@ -298,7 +249,7 @@ fn tell(what: Absorbed<'_>) -> (&'static str, String) {
                 "detail": event.detail,
                 "job": job,
             });
-            ("job.failed", event, data)
+            (kind_of(event), event, data)
         }
         Absorbed::Batch(name, counts, event) => {
             let by_state: serde_json::Map<_, _> = counts
@@ -317,6 +268,15 @@ fn tell(what: Absorbed<'_>) -> (&'static str, String) {
     let at = Timestamp::from_millisecond(event.at).unwrap_or(Timestamp::UNIX_EPOCH);
     let payload = json!({ "type": kind, "timestamp": at.to_string(), "data": data });
     (kind, payload.to_string())
+}
+
+fn kind_of(event: &Event) -> &'static str {
+    match event.state.as_str() {
+        "done" => "job.done",
+        "failed" => "job.failed",
+        "cancelled" => "job.cancelled",
+        _ => "job.unconfirmed",
+    }
 }
 
 /// How a try ended.
@@ -384,112 +344,4 @@ fn retry_after(headers: &header::HeaderMap) -> Option<Millis> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
     let seconds: Millis = text.trim().parse().ok()?;
     Some((seconds.max(0).saturating_mul(SECOND)).min(HOUR))
-}
-
-/// 5 s, 10 s, 20 s … 1 h, spread by up to an eighth.
-fn backoff(id: i64, attempts: u32) -> Millis {
-    let pause = (FIRST_PAUSE << attempts.min(10)).min(HOUR * 8 / 9);
-    pause + (id.wrapping_mul(7_919) ^ i64::from(attempts)).rem_euclid(pause / 8)
-}
-
-/// The way to the receiver: while it is down, one message at a time is tried
-/// with growing pauses, and no message pays for another's trials.
-#[derive(Debug, Default)]
-struct Line {
-    failures: u32,
-    until: Millis,
-}
-
-impl Line {
-    fn is_closed(&self) -> bool {
-        self.failures >= FAILURES
-    }
-
-    /// How many messages may go now.
-    fn room(&self, now: Millis, in_hand: usize) -> usize {
-        if !self.is_closed() && now >= self.until {
-            AT_ONCE.saturating_sub(in_hand)
-        } else if now >= self.until {
-            usize::from(in_hand == 0)
-        } else {
-            0
-        }
-    }
-
-    fn taken(&mut self) {
-        *self = Line::default();
-    }
-
-    /// True when this failure closed it.
-    fn failed(&mut self, now: Millis, pause: Option<Millis>) -> bool {
-        self.failures = self.failures.saturating_add(1);
-        if let Some(pause) = pause {
-            self.until = self.until.max(now + pause);
-        }
-        if self.is_closed() {
-            let doubled = SECOND << (self.failures - FAILURES).min(6);
-            self.until = self.until.max(now + doubled.min(LONGEST_TRIAL_PAUSE));
-        }
-        self.failures == FAILURES
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // The example of the specification's own libraries.
-    #[test]
-    fn a_message_is_signed_as_the_specification_says() {
-        let secret = SecretString::from("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-        let signer = Signer::new(&secret).unwrap();
-        assert_eq!(
-            signer.sign(
-                "msg_p5jXN8AQM9LWM0D4loKWxJek",
-                1_614_265_330,
-                r#"{"test": 2432232314}"#
-            ),
-            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
-        );
-    }
-
-    #[test]
-    fn a_bad_secret_is_refused_and_not_shown() {
-        for bad in [
-            "",
-            "whsec_",
-            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-            "whsec_!!!!",
-            "whsec_c2hvcnQ=",
-        ] {
-            let error = Signer::new(&SecretString::from(bad))
-                .map(|_| ())
-                .unwrap_err();
-            assert!(!error.to_string().contains("c2hvcnQ"), "{error}");
-        }
-    }
-
-    #[test]
-    fn pauses_grow_to_an_hour_and_no_further() {
-        let mut last = 0;
-        for attempts in 0..100 {
-            let pause = backoff(17, attempts);
-            assert!((FIRST_PAUSE..=HOUR).contains(&pause), "{pause}");
-            assert!(attempts > 9 || pause > last);
-            last = pause;
-        }
-    }
-
-    #[test]
-    fn a_dead_receiver_is_tried_once_at_a_time() {
-        let mut line = Line::default();
-        for _ in 0..FAILURES {
-            line.failed(0, None);
-        }
-        assert_eq!(line.room(0, 0), 0);
-        assert_eq!(line.room(LONGEST_TRIAL_PAUSE, 0), 1);
-        assert_eq!(line.room(LONGEST_TRIAL_PAUSE, 1), 0);
-        line.taken();
-        assert_eq!(line.room(0, 0), AT_ONCE);
-    }
 }
