@@ -400,7 +400,6 @@ async fn poll(count: u64) {
     let length = || std::fs::metadata(&log).map_or(0, |meta| meta.len());
 
     let news = all(&mut engine, count, NOW + 20_000, Some(10)).await;
-    bench.store.checkpoint().await.unwrap();
     let before = (length(), bench.store.last_event().await.unwrap());
     let nothing = all(&mut engine, count, NOW + 40_000, Some(10)).await;
     assert_eq!(

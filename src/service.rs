@@ -88,9 +88,7 @@ pub async fn assemble(
     let sink = Sink::new(settings.download.dir.clone()).map_err(folder)?;
     sink.try_writing().map_err(folder)?;
     let clock = Arc::new(Clock::system());
-    // Where a sync has failed, the log may be read back and yet not be on disk: what
-    // is appended to it would be lost with it. So it is written back and begun anew.
-    store.checkpoint().await?;
+    store.resync_log().await?;
     let stats = Arc::new(Stats::default());
     let timezone = settings.budget.timezone.clone();
     let places = Places {

@@ -1,6 +1,9 @@
 //! The keeping of the queue: facts, gates, forgetting, copying.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use super::{GateRow, Store, StoreError, begin};
 use crate::job::Millis;
@@ -125,14 +128,56 @@ impl Store {
         Ok(lines.into_iter().filter(|line| line != "ok").collect())
     }
 
-    /// Writes the log back into the database, as far as no reader is in the way,
-    /// so that it does not grow without end. Returns its length in pages.
-    pub async fn checkpoint(&self) -> Result<i64, StoreError> {
+    /// Writes the log once more as it is read, and syncs it.
+    ///
+    /// Where a sync has failed, the kernel may forget the bytes and yet go on showing
+    /// them: the next life would read commits that the disk never got, and what is
+    /// built on them would be lost with them. Only a new write reaches the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Sync`] where the disk fails again.
+    pub async fn resync_log(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        let (_, log, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)")
-            .fetch_one(&mut *writer)
-            .await
-            .map_err(|e| self.judge(e))?;
-        Ok(log)
+        // Nobody appends to the log meanwhile.
+        let tx = begin(&mut writer).await.map_err(|e| self.judge(e))?;
+        let log = log_of(&self.path);
+        let done = tokio::task::spawn_blocking(move || rewrite(&log)).await;
+        tx.rollback().await.map_err(|e| self.judge(e))?;
+        done.map_err(std::io::Error::other)
+            .flatten()
+            .map_err(|error| StoreError::Sync {
+                path: self.path.display().to_string(),
+                reason: error.to_string(),
+            })
+    }
+}
+
+/// SQLite keeps the log beside the real file.
+fn log_of(database: &Path) -> PathBuf {
+    let real = database
+        .canonicalize()
+        .unwrap_or_else(|_| database.to_owned());
+    let mut log = real.into_os_string();
+    log.push("-wal");
+    log.into()
+}
+
+/// Writes a file's bytes over themselves. SQLite holds no lock on its log, so
+/// there is none to be dropped by the closing.
+fn rewrite(path: &Path) -> std::io::Result<()> {
+    let file = match File::options().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let read = file.read_at(&mut buffer, at)?;
+        if read == 0 {
+            return file.sync_all();
+        }
+        file.write_all_at(&buffer[..read], at)?;
+        at += read as u64;
     }
 }

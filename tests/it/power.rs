@@ -700,7 +700,7 @@ async fn fail_and_cut(sync: usize) -> (usize, usize, Vec<String>) {
     let calls = trace::read(&text);
     disk.record(&calls, text.lines().count());
     let failures = disk.files.iter().map(|file| file.failures.len()).sum();
-    let (cuts, found) = cut_everywhere(disk, what_was_sent(&calls), 50).await;
+    let (cuts, found) = cut_everywhere(disk, what_was_sent(&calls), 250).await;
     let found = found.into_iter().map(|why| format!("sync {sync}: {why}"));
     (cuts, failures, found.collect())
 }
