@@ -79,8 +79,6 @@ pub struct Daemon {
     pub timezone: TimeZone,
     /// End when nothing is left that could move.
     pub until_idle: bool,
-    /// Wakes the loop after a commit in this process.
-    pub wake: Arc<Notify>,
     /// Stops the loop, like a signal; notified twice, without waiting.
     pub stop: Arc<Notify>,
 }
@@ -193,11 +191,6 @@ impl Daemon {
                 () = signals.next(&self.stop) => return Ok(Ending::Stopped),
                 ready = workers.next() => {
                     (reports, broken) = ready;
-                    look = true;
-                }
-                () = self.wake.notified() => {
-                    // A commit of this process does not show as a foreign one: the next tick refreshes.
-                    seen = None;
                     look = true;
                 }
                 _ = tick.tick() => {

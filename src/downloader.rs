@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use crate::engine::Fetched;
 use crate::job::{Job, SavedFile};
 use crate::mp4::Movie;
 use crate::provider::{Opened, Provider};
 use crate::sink::{Origin, Partial, Resume, Sink, SinkError};
-use crate::verdict::{self, PollVerdict};
+use crate::verdict::{self, Fetched, PollVerdict};
 
 /// Redirects and JSON answers that are followed for one place.
 const MAX_HOPS: usize = 10;

@@ -13,13 +13,13 @@ use serde_json::json;
 
 use crate::budget::Budget;
 use crate::gate::{Cause, Fault, Gate, Pass, Window};
-use crate::job::{Event, Evidence, Job, JobId, Millis, SavedFile, State};
+use crate::job::{Event, Evidence, Job, JobId, Millis, State};
 use crate::places::Places;
 use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::step::{self, Policy, Transition};
 use crate::store::{Admission, Bounds, Claim, Committed, GateRow, Store, StoreError};
-use crate::verdict::{PollVerdict, PostVerdict};
+use crate::verdict::{Fetched, PollVerdict, PostVerdict};
 
 /// POSTs on the wire at once. Few, so that an outage in which each of them ends
 /// unknown leaves only a few jobs unconfirmed.
@@ -51,7 +51,7 @@ pub struct Limits {
     pub downloads: usize,
     /// Free bytes below which nothing is submitted.
     pub min_free_space: u64,
-    /// Adds spread to the first polls after a start.
+    /// Poll intervals, the deadline, what an unanswered POST becomes.
     pub policy: Policy,
     /// Caps and prices.
     pub budget: Budget,
@@ -86,37 +86,6 @@ pub enum Report {
     Fetched(Box<Job>, Fetched),
     /// Of a free request.
     Probed(Result<(), Fault>),
-}
-
-/// How a download ended.
-#[derive(Debug)]
-pub enum Fetched {
-    /// Verified, synced, in place.
-    Saved {
-        /// The file.
-        file: SavedFile,
-        /// What is unlike what was asked.
-        note: Option<String>,
-    },
-    /// No bytes for a reason that passes.
-    Interrupted {
-        /// What happened.
-        reason: String,
-        /// Some bytes were stored.
-        advanced: bool,
-    },
-    /// Every place answered, none with a usable video.
-    Unusable {
-        /// What they answered.
-        reason: String,
-    },
-    /// Something of another's lies at its place.
-    Displaced {
-        /// What lies there.
-        reason: String,
-    },
-    /// The disk did not confirm what was written: the daemon must stop.
-    SyncFailed(String),
 }
 
 /// Why the daemon cannot go on.
@@ -813,11 +782,6 @@ impl Engine {
         let waits_for_person =
             self.paused || self.hold.as_ref().is_some_and(|hold| hold.name == "budget");
         Ok(!moving.under_way && (!moving.pending || waits_for_person))
-    }
-
-    /// Nothing of ours is on the wire.
-    pub fn posts_on_the_wire(&self) -> usize {
-        self.posting.len()
     }
 
     /// Writes what holds the stages back, where that has changed.

@@ -16,6 +16,12 @@ pub type Millis = i64;
 /// A job's number in the queue.
 pub type JobId = i64;
 
+/// Whether a text can be a task's id: one path segment without blanks, of any length.
+pub fn is_task_id(text: &str) -> bool {
+    let blank = |c: char| c.is_whitespace() || c.is_control();
+    !matches!(text, "" | "." | "..") && !text.contains(blank)
+}
+
 /// The shortest and the longest clip that the provider makes, in seconds.
 pub const DURATIONS: std::ops::RangeInclusive<u32> = 1..=15;
 

@@ -14,7 +14,6 @@ use crate::daemon::Daemon;
 use crate::downloader::Downloads;
 use crate::engine::{Engine, EngineError, Limits};
 use crate::job::{Millis, Size};
-use crate::naming::Template;
 use crate::places::Places;
 use crate::provider::{Endpoint, Provider, SetupError};
 use crate::sink::Sink;
@@ -31,9 +30,6 @@ pub enum ServiceError {
     /// The configuration, the key included.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// `download.name`.
-    #[error("download.name: {0}")]
-    Template(String),
     /// `download.dir`.
     #[error("download.dir = {}: {reason}; check its owner and mode, or name another folder", .dir.display())]
     Folder {
@@ -61,8 +57,6 @@ pub struct Service {
     pub store: Arc<Store>,
     /// What the daemon counts.
     pub stats: Arc<Stats>,
-    /// Wakes the daemon after a commit in this process.
-    pub wake: Arc<Notify>,
     /// Stops the daemon.
     pub stop: Arc<Notify>,
 }
@@ -77,7 +71,6 @@ pub async fn assemble(
     store: Arc<Store>,
     until_idle: bool,
 ) -> Result<Service, ServiceError> {
-    let template = Template::parse(&settings.download.name).map_err(ServiceError::Template)?;
     let key = settings.api_key()?;
     let endpoint = settings.endpoint(&key);
     let provider = Provider::new(provider_endpoint(settings, &key))?;
@@ -88,23 +81,26 @@ pub async fn assemble(
     let sink = Sink::new(settings.download.dir.clone()).map_err(folder)?;
     sink.try_writing().map_err(folder)?;
     let clock = Arc::new(Clock::system());
-    store.resync_log().await?;
     let stats = Arc::new(Stats::default());
     let timezone = settings.budget.timezone.clone();
     let places = Places {
         sink: sink.clone(),
-        template,
+        template: settings.download.name.clone(),
         timezone: timezone.clone(),
     };
     let engine = loop {
-        let opened = Engine::open(
-            Arc::clone(&store),
-            places.clone(),
-            endpoint.clone(),
-            limits(settings),
-            Arc::clone(&stats),
-            clock.now(),
-        );
+        let opened = async {
+            store.resync_log().await?;
+            Engine::open(
+                Arc::clone(&store),
+                places.clone(),
+                endpoint.clone(),
+                limits(settings),
+                Arc::clone(&stats),
+                clock.now(),
+            )
+            .await
+        };
         match opened.await {
             // As a running daemon would.
             Err(EngineError::Store(error)) if error.is_passing() => {
@@ -114,7 +110,7 @@ pub async fn assemble(
             opened => break opened?,
         }
     };
-    let (wake, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let stop = Arc::new(Notify::new());
     let daemon = Daemon {
         engine,
         store: Arc::clone(&store),
@@ -128,14 +124,12 @@ pub async fn assemble(
         clock,
         timezone,
         until_idle,
-        wake: Arc::clone(&wake),
         stop: Arc::clone(&stop),
     };
     Ok(Service {
         daemon,
         store,
         stats,
-        wake,
         stop,
     })
 }

@@ -41,9 +41,28 @@ impl Default for Stats {
             ]),
             download: Histogram::new([0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0]),
         };
+        // A dashboard asks for a rate before the first of its kind.
+        for outcome in ["accepted", "rejected", "not_accepted", "unknown"] {
+            stats
+                .submissions
+                .get_or_create(&Outcome { outcome })
+                .inc_by(0);
+        }
+        for outcome in POLL_OUTCOMES {
+            stats.polls.get_or_create(&Outcome { outcome }).inc_by(0);
+        }
         stats.registered()
     }
 }
+
+const POLL_OUTCOMES: [&str; 6] = [
+    "running",
+    "completed",
+    "failed",
+    "expired",
+    "not_found",
+    "trouble",
+];
 
 impl Stats {
     fn registered(mut self) -> Stats {
@@ -89,8 +108,11 @@ impl Stats {
         text
     }
 
-    /// A job was taken to be submitted.
+    /// A job was taken to be submitted. What came before a second try was no wait for a turn.
     pub fn claimed(&self, job: &Job, now: Millis) {
+        if job.attempt > 1 {
+            return;
+        }
         let due = job.created_at.max(job.spec.not_before.unwrap_or(0));
         self.enqueue_to_submit.observe(seconds(due, now));
     }

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use crate::gate::{Cause, Fault};
-use crate::job::{Evidence, Millis};
+use crate::job::{Evidence, Millis, SavedFile, is_task_id};
 
 /// How much of an answer is kept as evidence, in bytes.
 pub const EVIDENCE_BYTES: usize = 2_048;
@@ -321,6 +321,37 @@ pub enum PollVerdict {
     Trouble(Fault),
 }
 
+/// How a download ended.
+#[derive(Debug)]
+pub enum Fetched {
+    /// Verified, synced, in place.
+    Saved {
+        /// The file.
+        file: SavedFile,
+        /// What is unlike what was asked.
+        note: Option<String>,
+    },
+    /// No bytes for a reason that passes.
+    Interrupted {
+        /// What happened.
+        reason: String,
+        /// Some bytes were stored.
+        advanced: bool,
+    },
+    /// Every place answered, none with a usable video.
+    Unusable {
+        /// What they answered.
+        reason: String,
+    },
+    /// Something of another's lies at its place.
+    Displaced {
+        /// What lies there.
+        reason: String,
+    },
+    /// The disk did not confirm what was written: the daemon must stop.
+    SyncFailed(String),
+}
+
 /// Judges the answer of a GET of a task, by its status word alone.
 pub fn judge_poll(reply: Reply) -> PollVerdict {
     let answer = match reply {
@@ -445,9 +476,7 @@ fn task_id(json: &Value) -> Option<String> {
         _ => None,
     };
     // A sentence where an id should be says something else.
-    let usable = |id: &String| {
-        !id.is_empty() && id != "." && id != ".." && !id.contains([' ', '\t', '\n', '\r'])
-    };
+    let usable = |id: &String| is_task_id(id);
     let mut layers = layers(json);
     layers.reverse();
     let found = layers.iter().find_map(|layer| {

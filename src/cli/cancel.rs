@@ -1,15 +1,13 @@
 //! `reelq cancel`: withdraws jobs, and says what that does not get back.
 
-use std::collections::HashSet;
-
 use super::failure::{ExitStatus, Failure};
 use super::format::counted;
 use super::select::{self, NAMED, Selection};
 use super::{Context, output};
-use crate::job::{Event, Job, JobId, State};
+use crate::job::{Event, Job, State};
 use crate::money::Money;
 use crate::service;
-use crate::step::{self, Illegal};
+use crate::step;
 use crate::store::Open;
 
 const AFTER_HELP: &str = "\
@@ -56,23 +54,13 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         context.hint("there is nothing to cancel");
     }
     let now = context.clock.now();
-    let mut kept: HashSet<JobId> = HashSet::new();
-    let mut outcome = select::edit(&store, found, |job| {
-        if args.keep && is_paid(job) {
-            kept.insert(job.id);
-            return Err(Illegal {
-                id: job.id,
-                state: job.state,
-                reason: String::new(),
-            });
-        }
-        step::step(job, Event::Cancelled, now, &policy)
+    let outcome = select::edit(&store, found, |job| {
+        let kept = args.keep && is_paid(job);
+        (!kept)
+            .then(|| step::step(job, Event::Cancelled, now, &policy))
+            .transpose()
     })
     .await?;
-    // Kept is what was asked for, no refusal.
-    outcome
-        .refused
-        .retain(|illegal| !kept.contains(&illegal.id));
 
     let paid: Vec<&Job> = outcome
         .changed
@@ -83,7 +71,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
     let cost: Money = paid.iter().map(|job| job.cost).sum();
     if context.json() {
         let mut value = outcome.json();
-        value["kept"] = kept.len().into();
+        value["kept"] = outcome.kept.into();
         value["paid_withdrawn"] = paid.len().into();
         value["paid_cost"] = crate::view::money(cost).into();
         context.out.json(&value)?;
@@ -98,10 +86,10 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
                     .line(format_args!("job {} is cancelled", changed.after.id))?;
             }
         }
-        if !kept.is_empty() {
+        if outcome.kept > 0 {
             context.out.line(format_args!(
                 "{} kept: the task is paid for and its video is still fetched",
-                counted(kept.len() as u64, "job")
+                counted(outcome.kept, "job")
             ))?;
         }
     }

@@ -159,10 +159,6 @@ fn check_settings(settings: &Settings, findings: &mut Findings) {
     for warning in settings.warnings() {
         findings.warn("config", warning);
     }
-    if let Err(error) = crate::naming::Template::parse(&settings.download.name) {
-        let message = format_args!("download.name: {error}");
-        findings.wrong("config", Failure::new(ExitStatus::BadConfig, message));
-    }
 }
 
 fn check_key(settings: &Settings, findings: &mut Findings) -> Option<ApiKey> {

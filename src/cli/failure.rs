@@ -135,9 +135,7 @@ impl From<ServiceError> for Failure {
             ServiceError::Store(error) => error.into(),
             ServiceError::Engine(error) => error.into(),
             ServiceError::Setup(error) => error.into(),
-            error @ (ServiceError::Template(_) | ServiceError::Folder { .. }) => {
-                Failure::new(ExitStatus::BadConfig, error)
-            }
+            error @ ServiceError::Folder { .. } => Failure::new(ExitStatus::BadConfig, error),
         }
     }
 }

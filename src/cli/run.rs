@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{Context, ExitStatus, Failure};
@@ -52,23 +52,21 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         listen => Some(http::bind(listen).await?),
     };
     let service = service::assemble(settings, Arc::clone(&store), args.until_idle).await?;
-    let over = Arc::new(Notify::new());
+    let (end, over) = watch::channel(());
     let mut beside = JoinSet::new();
     if let Some(bound) = bound {
         tracing::info!(address = bound.url(), "listening");
-        let http = front(settings, &service, context)?;
-        let over = Arc::clone(&over);
+        let http = front(settings, &service, context).await?;
+        let over = ended(over.clone());
         beside.spawn(async move {
-            if let Err(error) = http::serve(http, bound, async move { over.notified().await }).await
-            {
+            if let Err(error) = http::serve(http, bound, over).await {
                 tracing::error!(%error, "the HTTP interface ended");
             }
         });
     }
     match webhooks(settings, &store, context).await? {
         Some(webhooks) => {
-            let over = Arc::clone(&over);
-            beside.spawn(webhooks.run(async move { over.notified().await }));
+            beside.spawn(webhooks.run(ended(over)));
         }
         None => webhook::off(&store).await?,
     }
@@ -83,7 +81,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         "started"
     );
     let ended = service.daemon.run().await;
-    over.notify_waiters();
+    drop(end);
     // What is said beside the daemon has a moment to end; it is said again after the next start.
     let _ = tokio::time::timeout(LAST_WORDS, async {
         while beside.join_next().await.is_some() {}
@@ -95,11 +93,17 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
     }
 }
 
+/// Ends when the daemon has, also if it has before anybody asks.
+async fn ended(mut over: watch::Receiver<()>) {
+    while over.changed().await.is_ok() {}
+}
+
 /// What the HTTP interface needs.
-fn front(settings: &Settings, service: &Service, context: &Context) -> Result<Http, Failure> {
+async fn front(settings: &Settings, service: &Service, context: &Context) -> Result<Http, Failure> {
     Ok(Http {
-        store: Arc::clone(&service.store),
-        wake: Arc::clone(&service.wake),
+        // Its own connections: a long insert holds up the daemon's commits, as any producer's
+        // does, but neither its signals nor its watchdog.
+        store: Arc::new(context.store(Open::Existing).await?),
         stats: Arc::clone(&service.stats),
         clock: Arc::clone(&context.clock),
         policy: service::policy(settings),

@@ -1,6 +1,6 @@
 //! Which jobs a command means, and what it did to them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -156,6 +156,8 @@ pub async fn known_batch(store: &Store, batch: &str) -> Result<(), Failure> {
 pub struct Outcome {
     /// The jobs that it changed, as they were and as they are.
     pub changed: Vec<Changed>,
+    /// How many it left as they are.
+    pub kept: u64,
     /// The jobs that do not take it.
     pub refused: Vec<Illegal>,
     /// What named no job.
@@ -175,33 +177,33 @@ pub struct Changed {
 ///
 /// # Errors
 /// The store's; the portions before stay written.
-pub async fn edit(
+pub async fn edit<T: Into<Option<Transition>>>(
     store: &Store,
     found: Found,
-    mut judge: impl FnMut(&Job) -> Result<Transition, Illegal>,
+    mut judge: impl FnMut(&Job) -> Result<T, Illegal>,
 ) -> Result<Outcome, StoreError> {
     let mut outcome = Outcome {
         missing: found.missing,
         ..Outcome::default()
     };
     for ids in found.ids.chunks(PORTION) {
-        let mut before = Vec::new();
+        let mut before = HashMap::new();
         let edits = store
             .edit(ids, |job| {
-                let transition = judge(job)?;
-                before.push(job.clone());
-                Ok(transition)
+                let next: Option<Transition> = judge(job)?.into();
+                before.insert(job.id, job.clone());
+                Ok(next)
             })
             .await?;
-        let mut before = before.into_iter();
         for edited in edits {
             match edited {
                 Edited::Changed(after) => {
-                    if let Some(before) = before.next() {
+                    if let Some(before) = before.remove(&after.id) {
                         let after = *after;
                         outcome.changed.push(Changed { before, after });
                     }
                 }
+                Edited::Kept(_) => outcome.kept += 1,
                 Edited::Refused(illegal) => outcome.refused.push(illegal),
                 Edited::Missing(id) => outcome.missing.push(JobRef::Id(id)),
             }

@@ -24,6 +24,7 @@ use url::{Host, Url};
 
 use crate::job::Size;
 use crate::money::Money;
+use crate::naming::Template;
 use raw::Raw;
 pub use secret::{ApiKey, MAX_SECRET, SecretSource};
 
@@ -218,8 +219,8 @@ pub struct Poll {
 pub struct Download {
     /// The folder; absolute, it may not exist yet.
     pub dir: PathBuf,
-    /// The template of a video's name, 1 to 200 bytes, not checked any further.
-    pub name: String,
+    /// The template of a video's name.
+    pub name: Template,
     /// Whether a JSON file goes beside each video.
     pub sidecar: bool,
     /// Downloads at once, 1 to 64.
@@ -413,15 +414,13 @@ fn check(mut raw: Raw, sources: &Sources, file: Option<PathBuf>) -> Result<Setti
         request_timeout: raw.duration("poll.request_timeout", SECOND..=10 * MINUTE),
     };
 
-    let download = Download {
-        dir: raw.path("download.dir", folder),
-        name: raw.line("download.name"),
-        sidecar: raw.truth("download.sidecar"),
-        concurrency: raw.whole("download.concurrency", 1..=64),
-        idle_timeout: raw.duration("download.idle_timeout", SECOND..=HOUR),
-        max_bytes: raw.bytes("download.max_bytes", 1),
-        min_free_space: raw.bytes("download.min_free_space", 0),
-    };
+    let dir = raw.path("download.dir", folder);
+    let name = raw.template("download.name");
+    let sidecar = raw.truth("download.sidecar");
+    let concurrency = raw.whole("download.concurrency", 1..=64);
+    let idle_timeout = raw.duration("download.idle_timeout", SECOND..=HOUR);
+    let max_bytes = raw.bytes("download.max_bytes", 1);
+    let min_free_space = raw.bytes("download.min_free_space", 0);
 
     let budget = Budget {
         max_jobs_per_day: raw.whole("budget.max_jobs_per_day", 0..=i64::MAX as u64),
@@ -484,8 +483,8 @@ fn check(mut raw: Raw, sources: &Sources, file: Option<PathBuf>) -> Result<Setti
         ),
     };
 
-    match base_url {
-        Some(base_url) if raw.faults.is_empty() => Ok(Settings {
+    match (base_url, name) {
+        (Some(base_url), Some(name)) if raw.faults.is_empty() => Ok(Settings {
             file,
             database,
             provider: Provider {
@@ -495,7 +494,15 @@ fn check(mut raw: Raw, sources: &Sources, file: Option<PathBuf>) -> Result<Setti
             },
             submit,
             poll,
-            download,
+            download: Download {
+                dir,
+                name,
+                sidecar,
+                concurrency,
+                idle_timeout,
+                max_bytes,
+                min_free_space,
+            },
             budget,
             webhook,
             http,

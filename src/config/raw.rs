@@ -15,6 +15,7 @@ use url::Url;
 use super::secret::SecretSource;
 use super::{API_KEY_VARIABLE, CONFIG_VARIABLE, EXAMPLE, LOG_VARIABLE};
 use crate::money::Money;
+use crate::naming::Template;
 
 /// The key that a secret is most likely put under by mistake.
 const API_KEY: &str = "provider.api_key";
@@ -313,6 +314,18 @@ impl Raw {
             let good = (1..=200).contains(&text.len()) && !text.contains(char::is_control);
             good.then(|| text.to_owned())
         })
+    }
+
+    /// The template of a file's name; `None` stands for a faulty one.
+    pub(super) fn template(&mut self, key: &str) -> Option<Template> {
+        let allowed = "a file name template such as \"{batch}/{id}.mp4\"";
+        let text = self.text(key, allowed, |text| {
+            let good = !text.is_empty() && !text.contains(char::is_control);
+            good.then(|| text.to_owned())
+        })?;
+        Template::parse(&text)
+            .map_err(|why| self.fault_at(key, format_args!("found {why}; allowed is {allowed}")))
+            .ok()
     }
 
     /// One of several words.

@@ -91,7 +91,7 @@ fn what_is_left_out_has_the_documented_value() {
     assert_eq!(s.poll.deadline, 25 * HOUR);
     assert_eq!(s.poll.request_timeout, 30 * SECOND);
     assert_eq!(s.download.dir, desk.path("videos"));
-    assert_eq!(s.download.name, "{batch}/{id}.mp4");
+    assert_eq!(s.download.name.to_string(), "{batch}/{id}.mp4");
     assert!(!s.download.sidecar);
     assert_eq!(s.download.concurrency, 4);
     assert_eq!(s.download.idle_timeout, 30 * SECOND);
@@ -249,7 +249,10 @@ fn what_is_impossible_is_refused_with_what_is_allowed() {
         ("poll.deadline", "\"1s\"", "from 5s to 30days"),
         ("poll.request_timeout", "\"11m\"", "from 1s to 10m"),
         ("download.dir", "\"\"", "allowed is a path"),
-        ("download.name", "\"\"", "1 to 200 bytes"),
+        ("download.name", "\"\"", "a file name template"),
+        ("download.name", "\"../{id}.mp4\"", "found \"../{id}.mp4\" is not a file name template"),
+        ("download.name", "\"/v/{id}.mp4\"", "must be relative; download.dir says in which folder"),
+        ("download.name", "\"{nonsense}.mp4\"", "allowed is a file name template"),
         ("download.sidecar", "\"true\"", "allowed is true or false"),
         ("download.concurrency", "65", "from 1 to 64"),
         ("download.idle_timeout", "\"0s\"", "from 1s to 1h"),

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
 use super::input::{JobName, Query, command, value};
-use crate::job::{Event, Job, JobId, State as JobState};
-use crate::step::{self, Illegal, Transition};
+use crate::job::{Event, Job, JobId, State as JobState, is_task_id};
+use crate::step::{self, Illegal};
 use crate::store::{Edited, Filter, LedgerRow};
 use crate::view;
 
@@ -144,12 +144,8 @@ pub(super) async fn resolve(
         events.push(match name.as_str() {
             "adopt" => {
                 let task_id: String = value("adopt", &raw, "the id of the provider's task")?;
-                if task_id.is_empty()
-                    || task_id.len() > 1_000
-                    || !task_id.chars().all(|c| c.is_ascii_graphic())
-                {
-                    let message =
-                        "adopt must be the id of the provider's task: visible ASCII without blanks";
+                if !is_task_id(&task_id) {
+                    let message = "adopt must be what the provider calls the task, without blanks";
                     return Err(ApiError::param("adopt", "invalid_value", message));
                 }
                 Event::Adopted { task_id }
@@ -186,31 +182,18 @@ async fn edit(
     let number = number(app, id).await?;
     let store = Arc::clone(&app.http.store);
     let (now, policy) = (app.http.clock.now(), app.http.policy.clone());
-    let (edited, kept) = app
+    let edited = app
         .change(async move {
-            let mut kept = None;
-            let judge = |job: &Job| -> Result<Transition, Illegal> {
-                match decide(job) {
-                    Some(event) => step::step(job, event, now, &policy),
-                    None => {
-                        kept = Some(job.clone());
-                        Err(Illegal {
-                            id: job.id,
-                            state: job.state,
-                            reason: String::new(),
-                        })
-                    }
-                }
+            let judge = |job: &Job| {
+                decide(job)
+                    .map(|event| step::step(job, event, now, &policy))
+                    .transpose()
             };
-            let edited = store.edit(&[number], judge).await;
-            (edited, kept)
+            store.edit(&[number], judge).await
         })
-        .await?;
-    if let Some(job) = kept {
-        return Ok(ok(&view::job(&job)));
-    }
-    match edited?.first() {
-        Some(Edited::Changed(job)) => Ok(ok(&view::job(job))),
+        .await??;
+    match edited.first() {
+        Some(Edited::Changed(job) | Edited::Kept(job)) => Ok(ok(&view::job(job))),
         Some(Edited::Refused(illegal)) => Err(refused(illegal)),
         Some(Edited::Missing(_)) | None => Err(unknown(id)),
     }

@@ -29,7 +29,7 @@ use axum::middleware;
 use axum::routing::{get, post};
 use jiff::tz::TimeZone;
 use secrecy::SecretString;
-use tokio::sync::{Mutex, Notify, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::config::Listen;
@@ -50,8 +50,6 @@ const LISTENERS: usize = 64;
 pub struct Http {
     /// The queue.
     pub store: Arc<Store>,
-    /// Wakes the daemon after a commit.
-    pub wake: Arc<Notify>,
     /// What the daemon counts.
     pub stats: Arc<Stats>,
     /// The time.
@@ -167,19 +165,13 @@ impl App {
         &self.http.store
     }
 
-    /// Runs a change of the queue to its end, even if the client has gone, and
-    /// wakes the daemon.
+    /// Runs a change of the queue to its end, even if the client has gone. The
+    /// daemon sees its commit as it sees any other program's.
     async fn change<T: Send + 'static>(
         &self,
         change: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let wake = Arc::clone(&self.http.wake);
-        let task = tokio::spawn(async move {
-            let done = change.await;
-            wake.notify_one();
-            done
-        });
-        task.await.map_err(|error| {
+        tokio::spawn(change).await.map_err(|error| {
             tracing::error!(%error, "a change of the queue broke off: a bug");
             ApiError::internal()
         })

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
 use super::input::{PathName, command, value};
-use crate::job::Outcome;
+use crate::job::{Millis, Outcome};
 use crate::money::Money;
 use crate::places::day_start;
 use crate::store::{Counts, GateRow, SpendRow, StoreError};
@@ -210,7 +210,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> ApiResult {
     let counts = store.counts(None).await?;
     let spent = store.spend(0).await?;
     let gates = store.gates().await?;
-    let paused = store.fact("paused").await?.is_some();
+    let paused = store.fact("paused").await?;
     let waiting = store.messages_waiting().await?;
     let mut text = app.http.stats.encode();
     text.truncate(text.trim_end_matches("# EOF\n").len());
@@ -248,23 +248,34 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> ApiResult {
         "Cost of submissions that may have been accepted",
         &one(unsure),
     );
-    let mut closed: Vec<_> = gates
+    let mut closed: Vec<(String, Millis)> = gates
         .iter()
         .map(|row| {
-            (
-                format!("{{gate=\"{}\"}}", escape(&row.name)),
-                "1".to_owned(),
-            )
+            let cause = gate(row)["cause"].as_str().unwrap_or_default().to_owned();
+            let labels = format!(
+                "{{gate=\"{}\",cause=\"{}\"}}",
+                escape(&row.name),
+                escape(&cause)
+            );
+            (labels, row.since)
         })
         .collect();
-    if paused {
-        closed.push(("{gate=\"paused\"}".to_owned(), "1".to_owned()));
+    if let Some((_, since)) = paused {
+        closed.push(("{gate=\"submit\",cause=\"paused\"}".to_owned(), since));
     }
+    let count = |(labels, _): &(String, Millis)| (labels.clone(), "1".to_owned());
     family(
         "reelq_gate_closed",
         "gauge",
-        "What holds a stage back now",
-        &closed,
+        "What holds a stage back now, and why",
+        &closed.iter().map(count).collect::<Vec<_>>(),
+    );
+    let since = |(labels, since): &(String, Millis)| (labels.clone(), (since / 1_000).to_string());
+    family(
+        "reelq_gate_closed_since_seconds",
+        "gauge",
+        "Since when it does, in Unix seconds",
+        &closed.iter().map(since).collect::<Vec<_>>(),
     );
     family(
         "reelq_webhooks_waiting",

@@ -10,7 +10,7 @@ use super::error::{ApiError, ApiResult, ok};
 use super::input::{JobName, Query};
 use crate::job::{Event, Job, Millis, State as JobState};
 use crate::step;
-use crate::store::Edited;
+use crate::store::{Edited, StoreError};
 use crate::view;
 
 /// A page of a list, if nothing else is asked for; OpenAI's own.
@@ -121,18 +121,17 @@ pub(super) async fn delete(State(app): State<Arc<App>>, id: JobName) -> ApiResul
     let (number, now, policy) = (job.id, app.http.clock.now(), app.http.policy.clone());
     let edited = app
         .change(async move {
-            let mut ended = false;
-            let edited = store
-                .edit(&[number], |job| {
-                    ended = job.state.is_final();
-                    step::step(job, Event::Cancelled, now, &policy)
-                })
-                .await?;
-            if ended || matches!(edited.first(), Some(Edited::Changed(_))) {
+            let withdraw = |job: &Job| {
+                let goes_on = !job.state.is_final();
+                goes_on
+                    .then(|| step::step(job, Event::Cancelled, now, &policy))
+                    .transpose()
+            };
+            let edited = store.edit(&[number], withdraw).await?.pop();
+            if matches!(edited, Some(Edited::Changed(_) | Edited::Kept(_))) {
                 store.hide_video(number, now).await?;
-                return Ok(None);
             }
-            Ok::<_, crate::store::StoreError>(edited.into_iter().next())
+            Ok::<_, StoreError>(edited)
         })
         .await??;
     if let Some(Edited::Refused(illegal)) = edited {

@@ -283,6 +283,7 @@ async fn check_version(conn: &mut SqliteConnection) -> Result<Result<(), String>
 /// Two processes may meet an empty file at once: the one that comes second
 /// finds the work done.
 async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let begun = tokio::time::Instant::now();
     let mut tries = 0;
     loop {
         match MIGRATIONS.run_direct(None, &mut *conn, false).await {
@@ -293,22 +294,20 @@ async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreEr
             ) => {
                 return Err(StoreError::Unusable {
                     path: path.display().to_string(),
-                    reason: "this queue was written by another version of reelq; use the newer one"
+                    reason: "this queue was made by another version of reelq; use that one"
                         .to_owned(),
                 });
             }
-            Err(error) if tries >= 20 => {
-                return Err(match error {
-                    sqlx::migrate::MigrateError::Execute(error) => judge(path, error),
-                    other => StoreError::Unusable {
-                        path: path.display().to_string(),
-                        reason: format!("its tables could not be brought up to date: {other}"),
-                    },
-                });
-            }
-            Err(_) => {
+            Err(_) if tries < 20 && begun.elapsed() < BUSY_TIMEOUT => {
                 tries += 1;
                 tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+            Err(sqlx::migrate::MigrateError::Execute(error)) => return Err(judge(path, error)),
+            Err(other) => {
+                return Err(StoreError::Unusable {
+                    path: path.display().to_string(),
+                    reason: format!("its tables could not be brought up to date: {other}"),
+                });
             }
         }
     }

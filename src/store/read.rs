@@ -271,29 +271,13 @@ impl Store {
 
     /// The history of one job, oldest first.
     pub async fn history(&self, id: JobId) -> Result<Vec<Event>, StoreError> {
-        self.events_where("job_id = ?", id, u32::MAX).await
-    }
-
-    /// Everything that happened after an event, oldest first.
-    pub async fn events_after(&self, after: i64, limit: u32) -> Result<Vec<Event>, StoreError> {
-        self.events_where("id > ?", after, limit).await
-    }
-
-    async fn events_where(
-        &self,
-        condition: &'static str,
-        value: i64,
-        limit: u32,
-    ) -> Result<Vec<Event>, StoreError> {
-        let sql = format!(
-            "SELECT id, job_id, at, event, state, detail FROM events WHERE {condition} ORDER BY id LIMIT ?"
-        );
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(value)
-            .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|e| self.judge(e))?;
+        let rows = sqlx::query(
+            "SELECT id, job_id, at, event, state, detail FROM events WHERE job_id = ? ORDER BY id",
+        )
+        .bind(id)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| self.judge(e))?;
         rows.iter()
             .map(|row| {
                 Ok(Event {
@@ -458,23 +442,6 @@ impl Store {
             .into_iter()
             .map(|(endpoint, count)| (endpoint, count.unsigned_abs()))
             .collect())
-    }
-
-    /// Another job that has or had a task. Looks at every row: for a person's question.
-    pub async fn other_job_of_task(
-        &self,
-        task_id: &str,
-        than: JobId,
-    ) -> Result<Option<JobId>, StoreError> {
-        sqlx::query_scalar(
-            "SELECT id FROM jobs WHERE task_id = ?1 AND id <> ?2 \
-             UNION SELECT job_id FROM submissions WHERE task_id = ?1 AND job_id <> ?2 LIMIT 1",
-        )
-        .bind(task_id)
-        .bind(than)
-        .fetch_optional(&self.readers)
-        .await
-        .map_err(|e| self.judge(e))
     }
 
     /// The value of a fact and when it was written.

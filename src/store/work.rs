@@ -8,7 +8,7 @@ use super::{Store, StoreError, begin};
 use crate::budget::Spent;
 use crate::job::{FailureCode, Job, JobId, Millis, State};
 use crate::money::Money;
-use crate::step::{Illegal, Transition};
+use crate::step::{Illegal, LedgerLine, Transition};
 
 /// Waiting jobs whose time has come are made ready in portions of this size.
 const RIPEN: i64 = 1_000;
@@ -67,6 +67,8 @@ pub enum Committed {
 pub enum Edited {
     /// The job as it is now.
     Changed(Box<Job>),
+    /// The command leaves it as it is.
+    Kept(Box<Job>),
     /// It does not take the command in its state.
     Refused(Illegal),
     /// There is no such job.
@@ -144,11 +146,13 @@ impl Store {
     }
 
     /// A person's command on some jobs: each row is read, judged and written in
-    /// one transaction, so no daemon comes between.
-    pub async fn edit(
+    /// one transaction, so no daemon comes between. `judge` gives the job's next
+    /// row, or `None` where it is to stay as it is. A task that is one job's
+    /// already is not adopted by another.
+    pub async fn edit<T: Into<Option<Transition>>>(
         &self,
         ids: &[JobId],
-        mut judge: impl FnMut(&Job) -> Result<Transition, Illegal>,
+        mut judge: impl FnMut(&Job) -> Result<T, Illegal>,
     ) -> Result<Vec<Edited>, StoreError> {
         let mut writer = self.writer.lock().await;
         let result = async {
@@ -170,12 +174,16 @@ impl Store {
                         state: State::Failed,
                         reason: format!("its row cannot be read: {}", corrupt.reason),
                     }),
-                    Ok(job) => match judge(&job) {
+                    Ok(job) => match judge(&job).map(Into::into) {
                         Err(illegal) => Edited::Refused(illegal),
-                        Ok(transition) => {
-                            row::write(&mut tx, &transition).await?;
-                            Edited::Changed(Box::new(transition.job))
-                        }
+                        Ok(None) => Edited::Kept(Box::new(job)),
+                        Ok(Some(transition)) => match owner(&mut tx, &transition).await? {
+                            Some(illegal) => Edited::Refused(illegal),
+                            None => {
+                                row::write(&mut tx, &transition).await?;
+                                Edited::Changed(Box::new(transition.job))
+                            }
+                        },
                     },
                 });
             }
@@ -429,6 +437,34 @@ impl Store {
         };
         result.await.map_err(|e| self.judge(e))
     }
+}
+
+/// Why a task cannot be adopted: another job has or had it. Looks at every row.
+async fn owner(
+    conn: &mut SqliteConnection,
+    transition: &Transition,
+) -> Result<Option<Illegal>, sqlx::Error> {
+    let Some(LedgerLine::Resolve {
+        task_id: Some(task_id),
+        ..
+    }) = &transition.ledger
+    else {
+        return Ok(None);
+    };
+    let id = transition.job.id;
+    let other: Option<JobId> = sqlx::query_scalar(
+        "SELECT id FROM jobs WHERE task_id = ?1 AND id <> ?2 \
+         UNION SELECT job_id FROM submissions WHERE task_id = ?1 AND job_id <> ?2 LIMIT 1",
+    )
+    .bind(task_id)
+    .bind(id)
+    .fetch_optional(conn)
+    .await?;
+    Ok(other.map(|other| Illegal {
+        id,
+        state: transition.from,
+        reason: format!("task {task_id} is job {other}'s already; see `reelq show {other}`"),
+    }))
 }
 
 async fn something_due(conn: &mut SqliteConnection, claim: &Claim) -> Result<bool, sqlx::Error> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use reelq::budget::Budget;
-use reelq::engine::{Act, Engine, EngineError, Fetched, Limits, Report, Surroundings};
+use reelq::engine::{Act, Engine, EngineError, Limits, Report, Surroundings};
 use reelq::job::{Event, FailureCode, Job, JobId, JobSpec, Millis, Outcome, State};
 use reelq::money::Money;
 use reelq::naming::Template;
@@ -13,7 +13,7 @@ use reelq::places::{self, Places};
 use reelq::sink::Sink;
 use reelq::step::{self, Policy};
 use reelq::store::{Edited, Open, Store};
-use reelq::verdict::{Reply, judge_poll, judge_post};
+use reelq::verdict::{Fetched, Reply, judge_poll, judge_post};
 use serde_json::json;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};

@@ -6,15 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use reelq::config::{self, Settings, Sources};
-use reelq::engine::{Act, Engine, Fetched, Report, Surroundings};
+use reelq::engine::{Act, Engine, Report, Surroundings};
 use reelq::gate::{Cause, Fault};
 use reelq::job::{Evidence, JobSpec, Millis, State};
-use reelq::naming::Template;
 use reelq::places::Places;
 use reelq::service;
 use reelq::sink::Sink;
 use reelq::store::{Open, Store};
-use reelq::verdict::{PollVerdict, PostVerdict};
+use reelq::verdict::{Fetched, PollVerdict, PostVerdict};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use sqlx::Connection;
 
@@ -325,7 +324,7 @@ fn settings(folder: &Path, more: &[(&str, &str)]) -> Settings {
 async fn engine(settings: &Settings, store: &Arc<Store>, now: Millis) -> Engine {
     let places = Places {
         sink: Sink::new(settings.download.dir.clone()).unwrap(),
-        template: Template::parse(&settings.download.name).unwrap(),
+        template: settings.download.name.clone(),
         timezone: settings.budget.timezone.clone(),
     };
     let (store, limits) = (Arc::clone(store), service::limits(settings));

@@ -714,7 +714,6 @@ async fn work(store: &Store) {
     store.id_of_key("k").await.unwrap();
     store.history(1).await.unwrap();
     store.ledger(Some(1), None, None).await.unwrap();
-    store.events_after(0, 10).await.unwrap();
     let event = Event::Unknown {
         evidence: Evidence::default(),
     };

@@ -12,9 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use jiff::tz::TimeZone;
 use reelq::budget::Budget;
-use reelq::engine::{
-    Act, Engine, EngineError, Fetched, Limits, POSTS_ON_THE_WIRE, Report, Surroundings,
-};
+use reelq::engine::{Act, Engine, EngineError, Limits, POSTS_ON_THE_WIRE, Report, Surroundings};
 use reelq::job::{Event, FailureCode, Job, JobId, Millis, Outcome, Size, State};
 use reelq::money::Money;
 use reelq::naming::Template;
@@ -22,7 +20,7 @@ use reelq::places::{self, Places};
 use reelq::sink::Sink;
 use reelq::step::{self, Policy};
 use reelq::store::{Edited, Filter, LedgerRow, Open, Store};
-use reelq::verdict::{PostVerdict, judge_poll, judge_post, judge_probe};
+use reelq::verdict::{Fetched, PostVerdict, judge_poll, judge_post, judge_probe};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;

@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use reelq::engine::Fetched;
 use reelq::job::{Failure, FailureCode, Job, JobId, JobSpec, Millis, SavedFile, State};
 use reelq::money::Money;
-use reelq::verdict::{Answer, Reply};
+use reelq::verdict::{Answer, Fetched, Reply};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

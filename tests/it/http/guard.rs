@@ -167,7 +167,6 @@ async fn nothing_listens_openly_without_a_token() {
         .unwrap();
     let http = Http {
         store: Arc::new(store.await.unwrap()),
-        wake: Arc::new(Notify::new()),
         stats: Arc::new(Stats::default()),
         clock: Arc::new(Clock::system()),
         policy: Policy::default(),

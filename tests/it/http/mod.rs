@@ -25,7 +25,7 @@ use reelq::store::{Edited, Open, Store};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 const MODEL: &str = "grok-video-1.5";
@@ -46,7 +46,6 @@ pub fn client() -> Client {
 pub struct Server {
     pub url: String,
     pub store: Arc<Store>,
-    pub wake: Arc<Notify>,
     pub client: Client,
     pub folder: TempDir,
     stop: Option<oneshot::Sender<()>>,
@@ -63,10 +62,8 @@ impl Server {
         let path = folder.path().join("q.db");
         let store = Store::open(&path, Open::Create);
         let store = Arc::new(store.await.unwrap());
-        let wake = Arc::new(Notify::new());
         let http = Http {
             store: Arc::clone(&store),
-            wake: Arc::clone(&wake),
             stats: Arc::new(Stats::default()),
             clock: Arc::new(Clock::system()),
             policy: Policy::default(),
@@ -84,7 +81,6 @@ impl Server {
         Server {
             url,
             store,
-            wake,
             client: client(),
             folder,
             stop: Some(stop),

@@ -395,13 +395,3 @@ async fn a_delete_cancels_and_hides_and_destroys_nothing() {
         200
     );
 }
-
-#[tokio::test]
-async fn a_create_wakes_the_daemon() {
-    let server = Server::start().await;
-    let woken = server.wake.notified();
-    server.new_job().await;
-    tokio::time::timeout(Duration::from_secs(10), woken)
-        .await
-        .unwrap();
-}
