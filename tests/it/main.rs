@@ -13,6 +13,7 @@ mod laws;
 mod life;
 mod machine;
 mod power;
+mod producers;
 mod provider;
 mod queue_file;
 mod rig;
