@@ -7,17 +7,21 @@ PRAGMA application_id = 0x7265656c; -- "reel"
 -- first character that is no blank where trim() would build a text, and what only holds for
 -- later states asks for 'pending' first.
 CREATE TABLE jobs (
-    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- The largest whole number that every language reads exactly; beyond it no id would be left.
+    id          INTEGER PRIMARY KEY AUTOINCREMENT
+        CONSTRAINT "id is given by the database" CHECK (id BETWEEN 1 AND 9007199254740991),
 
     -- What a producer may set.
     key         TEXT
-        CONSTRAINT "key must not be blank and at most 200 bytes"
-        CHECK (key IS NULL OR (key GLOB '*[^' || char(32, 9, 10, 13) || ']*' AND length(CAST(key AS BLOB)) <= 200)),
+        CONSTRAINT "key must not be blank and must be at most 200 bytes"
+        CHECK (key IS NULL OR (key GLOB '*[^' || char(32, 9, 10, 13) || ']*' AND length(CAST(key AS BLOB)) <= 200
+            AND instr(CAST(key AS BLOB), x'00') = 0)),
     batch       TEXT NOT NULL DEFAULT 'default'
-        CONSTRAINT "batch must not be blank and at most 200 bytes"
-        CHECK (batch GLOB '*[^' || char(32, 9, 10, 13) || ']*' AND length(CAST(batch AS BLOB)) <= 200),
+        CONSTRAINT "batch must not be blank and must be at most 200 bytes"
+        CHECK (batch = 'default' OR (batch GLOB '*[^' || char(32, 9, 10, 13) || ']*'
+            AND length(CAST(batch AS BLOB)) <= 200 AND instr(CAST(batch AS BLOB), x'00') = 0)),
     prompt      TEXT NOT NULL
-        CONSTRAINT "prompt must not be blank and at most 100000 bytes"
+        CONSTRAINT "prompt must not be blank and must be at most 100000 bytes"
         CHECK (prompt GLOB '*[^' || char(32, 9, 10, 13) || ']*' AND length(CAST(prompt AS BLOB)) <= 100000),
     image_url   TEXT NOT NULL
         CONSTRAINT "image_url must be an http:// or https:// URL without spaces, at most 8192 bytes"
@@ -156,6 +160,7 @@ CREATE TABLE submissions (
     request_id  TEXT,
     answer      TEXT,
     resolution  TEXT CHECK (resolution IN ('adopted', 'resubmitted', 'written_off')),
+    key         TEXT, -- the job's: what was paid under it is not paid again
     PRIMARY KEY (job_id, attempt),
     CHECK (outcome <> 'accepted' OR task_id IS NOT NULL),
     CHECK ((outcome = 'in_flight') = (finished_at IS NULL))
@@ -163,6 +168,25 @@ CREATE TABLE submissions (
 
 CREATE INDEX submissions_day ON submissions (started_at, outcome, cost);
 CREATE INDEX submissions_batch ON submissions (batch, outcome, cost);
+CREATE INDEX submissions_key ON submissions (key) WHERE key IS NOT NULL;
+
+-- INSERT OR REPLACE and UPDATE OR REPLACE delete the row in their way without a word to any DELETE
+-- trigger. So a new row is refused where the ledger knows another one by its id or its key: the refusal
+-- takes the deletion back.
+CREATE TRIGGER jobs_replace_guard AFTER INSERT ON jobs
+    WHEN EXISTS (SELECT 1 FROM submissions WHERE job_id = NEW.id)
+      OR NEW.key IS NOT NULL AND EXISTS (SELECT 1 FROM submissions WHERE key = NEW.key)
+BEGIN
+    SELECT RAISE(ABORT, 'a job that was submitted is never replaced: use ON CONFLICT DO NOTHING');
+END;
+
+CREATE TRIGGER jobs_replace_by_update_guard AFTER UPDATE OF id, key ON jobs
+    WHEN (NEW.id IS NOT OLD.id OR NEW.key IS NOT OLD.key)
+     AND (EXISTS (SELECT 1 FROM submissions WHERE job_id = NEW.id AND NEW.id IS NOT OLD.id)
+          OR NEW.key IS NOT NULL AND EXISTS (SELECT 1 FROM submissions WHERE key = NEW.key AND job_id IS NOT OLD.id))
+BEGIN
+    SELECT RAISE(ABORT, 'a job that was submitted is never replaced');
+END;
 
 CREATE TABLE events (
     id     INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -177,8 +201,9 @@ CREATE INDEX events_job ON events (job_id);
 
 -- A cap on what a batch may cost, in millionths.
 CREATE TABLE batches (
-    name     TEXT PRIMARY KEY,
-    max_cost INTEGER CHECK (max_cost >= 0)
+    name      TEXT PRIMARY KEY,
+    max_cost  INTEGER CHECK (max_cost >= 0),
+    forgotten INTEGER NOT NULL DEFAULT 0 -- what pruned submissions have cost
 ) STRICT, WITHOUT ROWID;
 
 -- What holds a stage back, written by the daemon for `reelq status` and for its own next start.

@@ -31,12 +31,14 @@ pub struct Spent {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Hold {
     /// `budget.max_jobs_per_day` is reached.
-    #[error("budget.max_jobs_per_day = {0} is reached; it goes on tomorrow, or raise the limit")]
+    #[error(
+        "budget.max_jobs_per_day = {0} is reached: submitting continues tomorrow; raise the limit to continue now"
+    )]
     JobsPerDay(u64),
     /// `budget.max_cost_per_day` would be passed.
     #[error(
-        "budget.max_cost_per_day = {cap}: {spent} is spent or reserved and the next job may cost {cost}; \
-         it goes on tomorrow, or raise the limit"
+        "budget.max_cost_per_day = {cap}: {spent} is spent or reserved and the next job may cost {cost}: \
+         submitting continues tomorrow; raise the limit to continue now"
     )]
     CostPerDay {
         /// The cap.
@@ -46,15 +48,24 @@ pub enum Hold {
         /// Of the job that waits.
         cost: Money,
     },
+    /// The job alone would pass `budget.max_cost_per_day`: no day lets it through.
+    #[error(
+        "this job may cost {cost}, more than budget.max_cost_per_day = {cap}: raise the limit or cancel the job"
+    )]
+    TooDear {
+        /// The cap.
+        cap: Money,
+        /// Of the job.
+        cost: Money,
+    },
     /// A cap on cost is set, but there is no price to count with.
     #[error(
-        "a cap on cost is set, but budget.price_per_second.\"{0}\" is missing: nothing of that size is submitted"
+        "a cap on cost is set, but budget.price_per_second.\"{0}\" is missing: nothing is submitted until it is set"
     )]
     NoPrice(Size),
     /// The batch has a cap, but there is no price to count with.
     #[error(
-        "the batch has a cap on cost, but budget.price_per_second.\"{0}\" is missing: nothing of that size \
-         is submitted for it"
+        "the batch has a cap on cost, but budget.price_per_second.\"{0}\" is missing: its {0} jobs are not submitted"
     )]
     NoPriceForBatch(Size),
     /// The cap of the batch would be passed.
@@ -72,10 +83,25 @@ pub enum Hold {
     },
 }
 
+/// Whom a [`Hold`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everybody.
+    Queue,
+    /// Jobs of this batch that cost as much.
+    Batch,
+    /// Jobs of any batch that cost as much.
+    AsDear,
+}
+
 impl Hold {
-    /// Only this job's batch is held; jobs of others may go.
-    pub const fn is_of_batch(&self) -> bool {
-        matches!(self, Hold::Batch { .. } | Hold::NoPriceForBatch(_))
+    /// Whom it holds; others may go.
+    pub const fn scope(&self) -> Scope {
+        match self {
+            Hold::JobsPerDay(_) | Hold::CostPerDay { .. } | Hold::NoPrice(_) => Scope::Queue,
+            Hold::NoPriceForBatch(_) | Hold::Batch { .. } => Scope::Batch,
+            Hold::TooDear { .. } => Scope::AsDear,
+        }
     }
 }
 
@@ -101,6 +127,9 @@ impl Budget {
             None if spent.batch_cap.is_some() => return Err(Hold::NoPriceForBatch(spec.size)),
             None => Money::ZERO,
         };
+        if let Some(cap) = self.max_cost_per_day.filter(|cap| cost > *cap) {
+            return Err(Hold::TooDear { cap, cost });
+        }
         if let Some(cap) = self.max_cost_per_day
             && spent.cost_today + cost > cap
         {

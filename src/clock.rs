@@ -70,13 +70,14 @@ impl JumpWatch {
         }
     }
 
-    /// By how much the wall clock has jumped since the last call, if it has.
-    pub fn jump(&mut self, clock: &Clock) -> Option<Millis> {
-        let offset = clock.now() - clock.steady();
-        let delta = offset - self.offset;
-        (delta.abs() >= JUMP).then(|| {
-            self.offset = offset;
-            delta
-        })
+    /// By how much the wall clock has jumped since the last one that was followed, if it has.
+    pub fn jump(&self, clock: &Clock) -> Option<Millis> {
+        let delta = clock.now() - clock.steady() - self.offset;
+        (delta.abs() >= JUMP).then_some(delta)
+    }
+
+    /// The appointments have moved along.
+    pub fn followed(&mut self, delta: Millis) {
+        self.offset += delta;
     }
 }

@@ -20,6 +20,7 @@ use crate::job::Millis;
 use crate::places;
 use crate::provider::Provider;
 use crate::store::Store;
+use crate::verdict::PostVerdict;
 use crate::{poller, scheduler, verdict};
 
 /// How often another process's commit is looked for.
@@ -209,20 +210,15 @@ impl Daemon {
                         Ok(_) => {}
                         Err(error) => trouble.met(error.into())?,
                     }
-                    if let Some(delta) = jumps.jump(&self.clock) {
-                        tracing::warn!(seconds = delta / 1_000, "the wall clock jumped; appointments move along");
-                        if let Err(error) = self.engine.clock_jumped(delta).await {
-                            trouble.met(error)?;
-                        }
-                        look = true;
-                    }
-                    look |= self.clock.now() >= wake_at || trouble.is_over();
+                    look |= self.clock.now() >= wake_at
+                        || jumps.jump(&self.clock).is_some()
+                        || trouble.is_over();
                 }
             }
             if !look {
                 continue;
             }
-            match self.turn(reports, workers).await {
+            match self.turn(reports, &mut jumps, workers).await {
                 Ok(next) => {
                     trouble.clear();
                     wake_at = next;
@@ -246,10 +242,21 @@ impl Daemon {
     async fn turn(
         &mut self,
         reports: Vec<Report>,
+        jumps: &mut JumpWatch,
         workers: &mut Workers,
     ) -> Result<Millis, EngineError> {
+        self.engine.take(reports);
+        // Before anything is judged by the new time.
+        if let Some(delta) = jumps.jump(&self.clock) {
+            self.engine.clock_jumped(delta).await?;
+            jumps.followed(delta);
+            tracing::warn!(
+                seconds = delta / 1_000,
+                "the wall clock jumped; appointments moved along"
+            );
+        }
         let now = self.clock.now();
-        self.engine.settle(reports, now).await?;
+        self.engine.settle(Vec::new(), now).await?;
         let around = Surroundings {
             now,
             day_start: places::day_start(now, &self.timezone),
@@ -320,18 +327,32 @@ impl Daemon {
             reports.extend(ended.ok());
         }
         let mut deadline = None;
+        let mut fatal = None;
         loop {
-            let saved = self
-                .engine
-                .settle(std::mem::take(&mut reports), self.clock.now())
-                .await;
-            if let Err(error) = saved {
-                if !is_passing(&error) || deadline.is_some_and(|at| Instant::now() >= at) {
-                    return Err(error.into());
+            let answers = std::mem::take(&mut reports);
+            let waits = match &fatal {
+                // Nothing more is written, but the log keeps what would be hard to find again.
+                Some(_) => {
+                    say_accepted(&answers);
+                    false
                 }
-                deadline.get_or_insert_with(|| Instant::now() + LAST_COMMITS);
-            } else if workers.posts.is_empty() {
-                return Ok(());
+                None => match self.engine.settle(answers, self.clock.now()).await {
+                    Ok(()) => false,
+                    Err(error) if is_passing(&error) => {
+                        let limit = Instant::now() + LAST_COMMITS;
+                        if Instant::now() >= *deadline.get_or_insert(limit) {
+                            return Err(error.into());
+                        }
+                        true
+                    }
+                    Err(error) => {
+                        fatal = Some(error);
+                        false
+                    }
+                },
+            };
+            if workers.posts.is_empty() && !waits {
+                return fatal.map_or(Ok(()), |error| Err(error.into()));
             }
             // systemd extends its own limit as long as it hears that we are at it.
             notify(&[NotifyState::ExtendTimeoutUsec(10_000_000)]);
@@ -344,6 +365,20 @@ impl Daemon {
                 Some(ended) = workers.posts.join_next() => reports.extend(ended.ok()),
                 () = tokio::time::sleep(REFUSED_PAUSE) => {}
             }
+        }
+    }
+}
+
+/// Names the tasks whose acceptance can no longer be written down.
+fn say_accepted(reports: &[Report]) {
+    for report in reports {
+        if let Report::Posted(job, PostVerdict::Accepted { task_id, .. }) = report {
+            tracing::error!(
+                job = job.id,
+                task = task_id.as_str(),
+                "accepted, but not on disk: after the next start, `reelq resolve {} --adopt {task_id}`",
+                job.id
+            );
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Scope};
 use crate::gate::{Cause, Fault, Gate, Pass, Window};
 use crate::job::{Event, Evidence, Job, JobId, Millis, State};
 use crate::places::Places;
@@ -143,6 +143,8 @@ pub struct Engine {
     foreign: usize,
     starts: VecDeque<Millis>,
     paused: bool,
+    /// The last claim ended before it had looked at everything.
+    more_due: bool,
     hold: Option<Hold>,
     /// What could not be done at once because the store failed.
     unstarted: Vec<Act>,
@@ -180,6 +182,7 @@ impl Engine {
             foreign: 0,
             starts: store.recent_starts(now - MINUTE, now).await?.into(),
             paused: false,
+            more_due: false,
             hold: None,
             unstarted: Vec::new(),
             unjudged: VecDeque::new(),
@@ -368,6 +371,7 @@ impl Engine {
         backlog: bool,
     ) -> Result<(), EngineError> {
         let now = around.now;
+        self.more_due = false;
         if self.hold.as_ref().is_some_and(|hold| now < hold.until) {
             return Ok(());
         }
@@ -412,8 +416,10 @@ impl Engine {
         let claimed = self
             .store
             .claim(&claim, |job, spent| match budget.admit(&job.spec, spent) {
-                Err(hold) if hold.is_of_batch() => Admission::Later(hold.to_string()),
-                Err(hold) => Admission::Stop(hold.to_string()),
+                Err(hold) => match hold.scope() {
+                    Scope::Queue => Admission::Stop(hold.to_string()),
+                    scope => Admission::Later(scope, hold.to_string()),
+                },
                 Ok(cost) => {
                     let endpoint = endpoint.clone();
                     match step::step(job, Event::Claimed { cost, endpoint }, now, policy) {
@@ -423,12 +429,14 @@ impl Engine {
                 }
             })
             .await?;
+        self.more_due = claimed.more;
         match claimed.held {
             Some(message) => self.hold_back("budget", message, now),
             None => self.hold = None,
         }
         for job in claimed.jobs {
-            tracing::info!(job = job.id, batch = %job.spec.batch, attempt = job.attempt, "submitting");
+            let batch = job.spec.batch.as_str();
+            tracing::info!(job = job.id, batch, attempt = job.attempt, "submitting");
             self.stats.claimed(&job, now);
             self.starts.push_back(now);
             self.posting.insert(job.id);
@@ -462,7 +470,7 @@ impl Engine {
         let since = match &self.hold {
             Some(hold) if hold.name == name => hold.since,
             _ => {
-                tracing::warn!(reason = %message, "submitting waits");
+                tracing::warn!(reason = message.as_str(), "submitting waits");
                 now
             }
         };
@@ -474,6 +482,11 @@ impl Engine {
         });
     }
 
+    /// Keeps what came back for the next [`Engine::settle`].
+    pub fn take(&mut self, reports: Vec<Report>) {
+        self.unjudged.extend(reports);
+    }
+
     /// Judges what came back and commits it, with anything that could not be
     /// committed before, in one transaction.
     ///
@@ -481,7 +494,7 @@ impl Engine {
     /// A passing error of the store keeps everything for the next call; any
     /// other, and a failed sync, means that the daemon has to stop.
     pub async fn settle(&mut self, reports: Vec<Report>, now: Millis) -> Result<(), EngineError> {
-        self.unjudged.extend(reports);
+        self.take(reports);
         let judged = self.judge_reports(now).await;
         // What was judged is written down, whatever stopped the rest.
         self.save(now).await?;
@@ -576,7 +589,11 @@ impl Engine {
         let was_open = self.submit_gate.closed().is_none();
         self.submit_gate.close(fault, now, trial);
         if let Some(closed) = self.submit_gate.closed().filter(|_| was_open) {
-            tracing::warn!(reason = %closed.message, advice = closed.cause.advice(), "submitting pauses for all jobs");
+            tracing::warn!(
+                reason = closed.message.as_str(),
+                advice = closed.cause.advice(),
+                "submitting pauses for all jobs"
+            );
         }
     }
 
@@ -611,7 +628,11 @@ impl Engine {
         let policy = &self.limits.policy;
         let pause = step::backoff(job.id, faults, policy.interval).max(policy.interval);
         self.schedule.set_faulty(job.id, now + pause, faults);
-        tracing::debug!(job = job.id, reason = %fault.message, "a poll taught nothing");
+        tracing::debug!(
+            job = job.id,
+            reason = fault.message.as_str(),
+            "a poll taught nothing"
+        );
         let of_account = matches!(fault.cause, Cause::KeyRefused | Cause::RateLimited);
         let was_open = self.poll_gate.closed().is_none();
         if of_account || !was_open || self.poll_faults_in_row >= POLL_FAULTS {
@@ -622,7 +643,11 @@ impl Engine {
             self.poll_gate.close(Fault { cause, ..fault }, now, trial);
         }
         if let Some(closed) = self.poll_gate.closed().filter(|_| was_open) {
-            tracing::warn!(reason = %closed.message, advice = closed.cause.advice(), "polling pauses for all jobs");
+            tracing::warn!(
+                reason = closed.message.as_str(),
+                advice = closed.cause.advice(),
+                "polling pauses for all jobs"
+            );
         }
     }
 
@@ -709,13 +734,14 @@ impl Engine {
                         self.schedule.remove(job.id);
                     }
                 }
+                Committed::SetAside => self.schedule.remove(job.id),
                 Committed::Fenced => {
                     // A person was faster. What the provider accepted must not go unsaid.
                     // The next look drops it from the schedule, or asks at once if it runs again.
                     self.schedule.set(job.id, now);
                     tracing::warn!(
                         job = job.id,
-                        batch = %job.spec.batch,
+                        batch = job.spec.batch.as_str(),
                         task = job.task_id.as_deref().unwrap_or("none"),
                         event = transition.event,
                         "the job was changed meanwhile; this answer is not recorded"
@@ -757,6 +783,9 @@ impl Engine {
             Pass::Wait(until) => Some(until),
             _ => self.schedule.next(),
         });
+        if self.more_due {
+            wakes.push(Some(now + 1));
+        }
         if self.rate_left(now) == 0 {
             wakes.push(self.starts.front().map(|start| start + MINUTE));
         }
@@ -851,7 +880,7 @@ fn log(transition: &Transition) {
         ($level:ident) => {
             tracing::$level!(
                 job = job.id,
-                batch = %job.spec.batch,
+                batch = job.spec.batch.as_str(),
                 task,
                 from = transition.from.as_str(),
                 detail,

@@ -142,9 +142,12 @@ async fn idle(context: &Context, store: &Store) -> Result<ExitStatus, Failure> {
             unwell.push(format!("{} {state}", counts.of(state)));
         }
     }
-    let held = counts.of(State::Pending);
-    if held > 0 {
-        unwell.push(format!("{held} held back (see `reelq status`)"));
+    let left = [State::Pending, State::Generating, State::Downloading]
+        .map(|state| counts.of(state))
+        .iter()
+        .sum::<u64>();
+    if left > 0 {
+        unwell.push(format!("{left} held back (see `reelq status`)"));
     }
     if unwell.is_empty() {
         return Ok(ExitStatus::Done);

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{GateRow, Store, StoreError, begin};
+use super::{COUNTED, GateRow, Store, StoreError, begin};
 use crate::job::Millis;
 
 /// What a prune forgot.
@@ -76,11 +76,16 @@ impl Store {
                 .bind(now)
                 .execute(&mut *tx)
                 .await?;
-            // A batch with a cap is counted by its ledger as long as any of its jobs may cost more.
-            let old = "SELECT id FROM jobs WHERE state IN ('done', 'failed', 'cancelled') AND finished_at < ? \
-                 AND batch NOT IN (SELECT name FROM batches WHERE max_cost IS NOT NULL AND EXISTS ( \
-                     SELECT 1 FROM jobs AS open WHERE open.batch = name \
-                     AND open.state NOT IN ('done', 'failed', 'cancelled')))";
+            let old = "SELECT id FROM jobs WHERE state IN ('done', 'failed', 'cancelled') AND finished_at < ?";
+            // What a capped batch has cost still counts against its cap.
+            let sql = format!(
+                "UPDATE batches SET forgotten = forgotten + (SELECT coalesce(sum(cost), 0) FROM submissions \
+                 WHERE batch = name AND outcome IN {COUNTED} AND job_id IN ({old})) WHERE max_cost IS NOT NULL"
+            );
+            sqlx::query(sqlx::AssertSqlSafe(sql))
+                .bind(before)
+                .execute(&mut *tx)
+                .await?;
             for table in ["submissions", "events"] {
                 let sql = format!("DELETE FROM {table} WHERE job_id IN ({old})");
                 sqlx::query(sqlx::AssertSqlSafe(sql))

@@ -8,7 +8,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 
-use super::{Store, StoreError, begin};
+use super::{Store, StoreError, begin, row};
 use crate::job::{JobId, JobSpec};
 use crate::money::Money;
 
@@ -280,14 +280,7 @@ async fn set_cap(
     .bind(cap.map(Money::micros))
     .execute(&mut *conn)
     .await?;
-    sqlx::query(
-        "UPDATE jobs SET due_at = not_before, note = NULL \
-         WHERE batch = ? AND state = 'pending' AND faults = 0 AND note IS NOT NULL",
-    )
-    .bind(batch)
-    .execute(conn)
-    .await?;
-    Ok(())
+    row::release_held(conn, batch).await
 }
 
 /// The statement for so many rows. The same text every time, so that it is
@@ -333,6 +326,7 @@ fn bound<'q>(
     }
     query
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,6 +41,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The log file is cut back to this many bytes after a checkpoint.
 const WAL_LIMIT: &str = "67108864";
 
+/// The outcomes of submissions that were charged, or may have been.
+const COUNTED: &str = "('in_flight', 'accepted', 'unknown')";
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Why the database did not do what was asked.
@@ -128,6 +131,11 @@ impl Store {
             return Err(unusable(
                 "there is no queue here yet; `reelq add` makes one, `--database` names another"
                     .to_owned(),
+            ));
+        }
+        if path.is_dir() {
+            return Err(unusable(
+                "this is a folder; name a file in it, such as reelq.db".to_owned(),
             ));
         }
         if let Some(folder) = path

@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite};
 
 use super::row::{self, COLUMNS};
-use super::{Store, StoreError};
+use super::{COUNTED, Store, StoreError};
 use crate::job::{Job, JobId, Millis, Outcome, State};
 use crate::money::Money;
 
@@ -206,14 +206,16 @@ impl Store {
 
     /// Every batch with its jobs by state, newest batch first.
     pub async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
-        let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
-            "SELECT batch, state, count(*), max(id) FROM jobs GROUP BY batch, state ORDER BY batch",
+        let rows: Vec<(Vec<u8>, String, i64, i64)> = sqlx::query_as(
+            "SELECT CAST(batch AS BLOB), state, count(*), max(id) FROM jobs GROUP BY batch, state ORDER BY batch",
         )
         .fetch_all(&self.readers)
         .await
         .map_err(|e| self.judge(e))?;
         let mut batches: Vec<(i64, Batch)> = Vec::new();
         for (name, state, count, newest) in rows {
+            // A foreign program may have stored what is no text.
+            let name = String::from_utf8_lossy(&name).into_owned();
             if batches.last().is_none_or(|(_, batch)| batch.name != name) {
                 let counts = Counts::default();
                 batches.push((0, Batch { name, counts }));
@@ -331,9 +333,9 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<LedgerRow>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT s.job_id, j.key, s.batch, s.attempt, s.started_at, s.finished_at, s.outcome, s.cost, \
-             s.http_status, s.task_id, s.error, s.request_id, s.answer, s.resolution, s.endpoint, j.state \
-             FROM submissions s JOIN jobs j ON j.id = s.job_id WHERE true",
+            "SELECT s.job_id, s.key, s.batch, s.attempt, s.started_at, s.finished_at, s.outcome, s.cost, \
+             s.http_status, s.task_id, s.error, s.request_id, s.answer, s.resolution, s.endpoint, coalesce(j.state, 'missing') \
+             FROM submissions s LEFT JOIN jobs j ON j.id = s.job_id WHERE true",
         );
         if let Some(job) = job {
             query.push(" AND s.job_id = ").push_bind(job);
@@ -392,10 +394,9 @@ impl Store {
 
     /// What was paid or may have been, ever, by one batch or by all.
     pub async fn cost_of(&self, batch: Option<&str>) -> Result<Money, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT coalesce(sum(cost), 0) FROM submissions \
-             WHERE outcome IN ('in_flight', 'accepted', 'unknown')",
-        );
+        let mut query = QueryBuilder::<Sqlite>::new(format!(
+            "SELECT coalesce(sum(cost), 0) FROM submissions WHERE outcome IN {COUNTED}"
+        ));
         if let Some(batch) = batch {
             query.push(" AND batch = ").push_bind(batch.to_owned());
         }
@@ -409,14 +410,15 @@ impl Store {
 
     /// The batches whose cost is capped, by name.
     pub async fn caps(&self) -> Result<Vec<Cap>, StoreError> {
-        let rows: Vec<(String, i64, i64)> = sqlx::query_as(
-            "SELECT name, max_cost, (SELECT coalesce(sum(s.cost), 0) FROM submissions s \
-             WHERE s.batch = name AND s.outcome IN ('in_flight', 'accepted', 'unknown')) \
-             FROM batches WHERE max_cost IS NOT NULL ORDER BY name",
-        )
-        .fetch_all(&self.readers)
-        .await
-        .map_err(|e| self.judge(e))?;
+        let sql = format!(
+            "SELECT name, max_cost, forgotten + (SELECT coalesce(sum(s.cost), 0) FROM submissions s \
+             WHERE s.batch = name AND s.outcome IN {COUNTED}) \
+             FROM batches WHERE max_cost IS NOT NULL ORDER BY name"
+        );
+        let rows: Vec<(String, i64, i64)> = sqlx::query_as(AssertSqlSafe(sql))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.judge(e))?;
         Ok(rows
             .into_iter()
             .map(|(batch, max_cost, spent)| Cap {

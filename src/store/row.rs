@@ -3,7 +3,7 @@
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use crate::job::{Failure, Job, JobId, JobSpec, Millis, SavedFile};
+use crate::job::{Failure, Job, JobId, JobSpec, Millis, Outcome, SavedFile};
 use crate::money::Money;
 use crate::step::{LedgerLine, Transition};
 
@@ -14,7 +14,8 @@ pub const COLUMNS: &str = "id, version, key, batch, prompt, image_url, duration,
      finished_at";
 
 /// A row that holds something unreadable.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the row cannot be read: {reason}")]
 pub struct Corrupt {
     pub id: JobId,
     pub reason: String,
@@ -148,11 +149,12 @@ pub async fn write(
     match &transition.ledger {
         Some(LedgerLine::Begin { cost, endpoint }) => {
             sqlx::query(
-                "INSERT INTO submissions (job_id, attempt, batch, cost, endpoint, started_at) \
-                 VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO submissions (job_id, attempt, key, batch, cost, endpoint, started_at) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?)",
             )
             .bind(job.id)
             .bind(i64::from(job.attempt))
+            .bind(&job.spec.key)
             .bind(&job.spec.batch)
             .bind(cost.micros())
             .bind(endpoint)
@@ -180,6 +182,9 @@ pub async fn write(
             .bind(i64::from(job.attempt))
             .execute(&mut *conn)
             .await?;
+            if matches!(outcome, Outcome::Rejected | Outcome::NotAccepted) {
+                release_batch(conn, &job.spec.batch).await?;
+            }
         }
         Some(LedgerLine::Resolve {
             outcome,
@@ -197,6 +202,9 @@ pub async fn write(
             .bind(i64::from(job.attempt))
             .execute(&mut *conn)
             .await?;
+            if *outcome == Outcome::NotAccepted {
+                release_batch(conn, &job.spec.batch).await?;
+            }
         }
         None => {}
     }
@@ -210,6 +218,31 @@ pub async fn write(
     )
     .await?;
     Ok(true)
+}
+
+/// What was reserved under a batch's cap is free again: those that it held back are due.
+async fn release_batch(conn: &mut SqliteConnection, batch: &str) -> Result<(), sqlx::Error> {
+    let capped = "SELECT EXISTS (SELECT 1 FROM batches WHERE name = ? AND max_cost IS NOT NULL)";
+    let capped: bool = sqlx::query_scalar(capped)
+        .bind(batch)
+        .fetch_one(&mut *conn)
+        .await?;
+    if capped {
+        release_held(conn, batch).await?;
+    }
+    Ok(())
+}
+
+/// Makes the jobs due that a cap held back.
+pub async fn release_held(conn: &mut SqliteConnection, batch: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE jobs SET due_at = not_before, note = NULL \
+         WHERE batch = ? AND state = 'pending' AND faults = 0 AND note IS NOT NULL",
+    )
+    .bind(batch)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// One line of a job's history.

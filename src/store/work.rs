@@ -3,9 +3,9 @@
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
-use super::row::{self, COLUMNS, Corrupt};
-use super::{Store, StoreError, begin};
-use crate::budget::Spent;
+use super::row::{self, COLUMNS};
+use super::{COUNTED, Store, StoreError, begin};
+use crate::budget::{Scope, Spent};
 use crate::job::{FailureCode, Job, JobId, Millis, State};
 use crate::money::Money;
 use crate::step::{Illegal, LedgerLine, Transition};
@@ -13,8 +13,8 @@ use crate::step::{Illegal, LedgerLine, Transition};
 /// Waiting jobs whose time has come are made ready in portions of this size.
 const RIPEN: i64 = 1_000;
 
-/// A job that its batch's cap holds back is looked at again after so long.
-const BATCH_CAP_PAUSE: Millis = 10 * 60_000;
+/// A job that a cap holds back is looked at again after so long.
+const CAP_PAUSE: Millis = 10 * 60_000;
 
 /// What a claim may take.
 #[derive(Clone, Debug)]
@@ -38,8 +38,8 @@ pub struct Claimed {
     pub jobs: Vec<Job>,
     /// Why the first job that was not taken had to wait, in words, if a cap held it.
     pub held: Option<String>,
-    /// Rows that could not be read, set aside as failed.
-    pub corrupt: Vec<(JobId, String)>,
+    /// It ended before it had looked at everything that is due.
+    pub more: bool,
 }
 
 /// A decision about one candidate of a claim.
@@ -49,8 +49,8 @@ pub enum Admission {
     Take(Box<Transition>),
     /// The cap of the whole queue is reached: take nothing more.
     Stop(String),
-    /// The cap of its batch is reached: look at it later, go on with others.
-    Later(String),
+    /// A cap holds it and all that cost as much: look at them later, go on with others.
+    Later(Scope, String),
 }
 
 /// How one transition of a commit fared.
@@ -60,6 +60,8 @@ pub enum Committed {
     Written,
     /// The row had moved on; nothing of it was written.
     Fenced,
+    /// The row breaks a rule of the table, so that it cannot be written: it was set aside.
+    SetAside,
 }
 
 /// What a person's command did to one job.
@@ -129,20 +131,12 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut writer = self.writer.lock().await;
-        let result = async {
-            let mut tx = begin(&mut writer).await?;
-            let mut verdicts = Vec::with_capacity(transitions.len());
-            for transition in transitions {
-                verdicts.push(if row::write(&mut tx, transition).await? {
-                    Committed::Written
-                } else {
-                    Committed::Fenced
-                });
-            }
-            tx.commit().await?;
-            Ok(verdicts)
+        let done = match write_all(&mut writer, transitions, false).await {
+            // One row that somebody has spoilt must not keep the others' answers off the disk.
+            Err(error) if is_rule(&error) => write_all(&mut writer, transitions, true).await,
+            done => done,
         };
-        result.await.map_err(|e| self.judge(e))
+        done.map_err(|e| self.judge(e))
     }
 
     /// A person's command on some jobs: each row is read, judged and written in
@@ -172,7 +166,7 @@ impl Store {
                     Err(corrupt) => Edited::Refused(Illegal {
                         id: *id,
                         state: State::Failed,
-                        reason: format!("its row cannot be read: {}", corrupt.reason),
+                        reason: corrupt.to_string(),
                     }),
                     Ok(job) => match judge(&job).map(Into::into) {
                         Err(illegal) => Edited::Refused(illegal),
@@ -243,7 +237,7 @@ impl Store {
         for found in &rows {
             match row::job(found) {
                 Ok(job) => jobs.push(job),
-                Err(corrupt) => set_aside(&mut writer, &corrupt)
+                Err(corrupt) => set_aside(&mut writer, corrupt.id, &corrupt.to_string())
                     .await
                     .map_err(|e| self.judge(e))?,
             }
@@ -501,14 +495,15 @@ async fn claim_in(
     if sqlx::query_scalar(paused).fetch_one(&mut *tx).await? {
         return Ok(claimed);
     }
-    sqlx::query(
+    let ripened = sqlx::query(
         "UPDATE jobs SET due_at = NULL WHERE id IN (SELECT id FROM jobs \
          WHERE state = 'pending' AND due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?)",
     )
     .bind(claim.now)
     .bind(RIPEN)
     .execute(&mut *tx)
-    .await?;
+    .await?
+    .rows_affected() as i64;
 
     let room = i64::from(claim.max_tasks) - tasks(tx, &claim.endpoint).await?;
     let limit = room.min(i64::from(claim.limit));
@@ -528,8 +523,7 @@ async fn claim_in(
         let job = match row::job(&found) {
             Ok(job) => job,
             Err(corrupt) => {
-                set_aside(tx, &corrupt).await?;
-                claimed.corrupt.push((corrupt.id, corrupt.reason));
+                set_aside(tx, corrupt.id, &corrupt.to_string()).await?;
                 passed_over += 1;
                 continue;
             }
@@ -538,26 +532,48 @@ async fn claim_in(
         match admit(&job, &spent) {
             Admission::Take(transition) => {
                 // Just read in this transaction: the fence cannot miss.
-                row::write(tx, &transition).await?;
-                claimed.jobs.push(transition.job);
+                match write_or_set_aside(tx, &transition).await? {
+                    Committed::Written => claimed.jobs.push(transition.job),
+                    _ => passed_over += 1,
+                }
             }
             Admission::Stop(reason) => {
                 claimed.held = Some(reason);
                 break;
             }
-            Admission::Later(reason) => {
-                // No faults, but a note: that tells it from a back-off.
-                sqlx::query("UPDATE jobs SET due_at = ?, note = ?, faults = 0 WHERE id = ?")
-                    .bind(claim.now + BATCH_CAP_PAUSE)
-                    .bind(reason)
-                    .bind(job.id)
-                    .execute(&mut *tx)
-                    .await?;
-                passed_over += 1;
+            Admission::Later(scope, reason) => {
+                passed_over += put_off(tx, claim.now, &job, scope, &reason).await?;
             }
         }
     }
+    claimed.more = passed_over.max(ripened) >= RIPEN;
     Ok(claimed)
+}
+
+/// Puts a job off, and with it those that the same cap holds: of the same size
+/// and at least as long. Bounded, so that one claim stays short. Returns how many.
+async fn put_off(
+    conn: &mut SqliteConnection,
+    now: Millis,
+    job: &Job,
+    scope: Scope,
+    reason: &str,
+) -> Result<i64, sqlx::Error> {
+    let batch = (scope == Scope::Batch).then_some(job.spec.batch.as_str());
+    // No faults, but a note: that tells it from a back-off.
+    let sql = "UPDATE jobs SET due_at = ?1, note = ?2, faults = 0 WHERE id IN ( \
+               SELECT id FROM jobs WHERE state = 'pending' AND due_at IS NULL \
+               AND size = ?3 AND duration >= ?4 AND (?5 IS NULL OR batch = ?5) LIMIT ?6)";
+    let done = sqlx::query(sql)
+        .bind(now + CAP_PAUSE)
+        .bind(reason)
+        .bind(job.spec.size.as_str())
+        .bind(i64::from(job.spec.duration))
+        .bind(batch)
+        .bind(RIPEN)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() as i64)
 }
 
 /// What was paid or may have been: today by everyone, and ever by one batch.
@@ -566,30 +582,25 @@ async fn spent(
     day_start: Millis,
     batch: &str,
 ) -> Result<Spent, sqlx::Error> {
-    let today = sqlx::query(
+    let sql = format!(
         "SELECT count(*), coalesce(sum(cost), 0) FROM submissions \
-         WHERE started_at >= ? AND outcome IN ('in_flight', 'accepted', 'unknown')",
-    )
-    .bind(day_start)
-    .fetch_one(&mut *conn)
-    .await?;
-    let cap: Option<i64> = sqlx::query_scalar("SELECT max_cost FROM batches WHERE name = ?")
+         WHERE started_at >= ? AND outcome IN {COUNTED}"
+    );
+    let today = sqlx::query(AssertSqlSafe(sql))
+        .bind(day_start)
+        .fetch_one(&mut *conn)
+        .await?;
+    let sql = format!(
+        "SELECT max_cost, forgotten + (SELECT coalesce(sum(cost), 0) FROM submissions \
+         WHERE batch = name AND outcome IN {COUNTED}) \
+         FROM batches WHERE name = ? AND max_cost IS NOT NULL"
+    );
+    let capped: Option<(i64, i64)> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(batch)
         .fetch_optional(&mut *conn)
-        .await?
-        .flatten();
-    let by_batch: i64 = match cap {
-        None => 0,
-        Some(_) => {
-            sqlx::query_scalar(
-                "SELECT coalesce(sum(cost), 0) FROM submissions \
-                 WHERE batch = ? AND outcome IN ('in_flight', 'accepted', 'unknown')",
-            )
-            .bind(batch)
-            .fetch_one(&mut *conn)
-            .await?
-        }
-    };
+        .await?;
+    let cap = capped.map(|(cap, _)| cap);
+    let by_batch = capped.map_or(0, |(_, spent)| spent);
     Ok(Spent {
         jobs_today: today.try_get::<i64, _>(0)?.unsigned_abs(),
         cost_today: Money::from_micros(today.try_get(1)?),
@@ -598,22 +609,81 @@ async fn spent(
     })
 }
 
-/// A row that cannot be read fails by itself; the others go on. If its POST was
-/// on the wire, it may have been charged, and the ledger and the job say so.
-async fn set_aside(conn: &mut SqliteConnection, corrupt: &Corrupt) -> Result<(), sqlx::Error> {
-    let reason = format!("the row cannot be read: {}", corrupt.reason);
-    tracing::error!(job = corrupt.id, %reason, "this row is set aside");
+async fn write_all(
+    writer: &mut SqliteConnection,
+    transitions: &[Transition],
+    careful: bool,
+) -> Result<Vec<Committed>, sqlx::Error> {
+    let mut tx = begin(writer).await?;
+    let mut verdicts = Vec::with_capacity(transitions.len());
+    for transition in transitions {
+        verdicts.push(match careful {
+            true => write_or_set_aside(&mut tx, transition).await?,
+            false => committed(row::write(&mut tx, transition).await?),
+        });
+    }
+    tx.commit().await?;
+    Ok(verdicts)
+}
+
+fn committed(written: bool) -> Committed {
+    match written {
+        true => Committed::Written,
+        false => Committed::Fenced,
+    }
+}
+
+/// Within a transaction: a row whose next form breaks a rule of the table is set
+/// aside, and the transaction goes on.
+async fn write_or_set_aside(
+    conn: &mut SqliteConnection,
+    transition: &Transition,
+) -> Result<Committed, sqlx::Error> {
+    let mut point = conn.begin().await?;
+    let broken = match row::write(&mut point, transition).await {
+        Ok(written) => {
+            point.commit().await?;
+            return Ok(committed(written));
+        }
+        Err(error) if is_rule(&error) => error,
+        Err(error) => return Err(error),
+    };
+    point.rollback().await?;
+    let job = &transition.job;
+    let task = job.task_id.as_deref().unwrap_or("none");
+    let reason = format!(
+        "the row cannot be written: {broken}; it was to become {} (task {task})",
+        job.state
+    );
+    set_aside(conn, job.id, &reason).await?;
+    Ok(Committed::SetAside)
+}
+
+/// SQLite's class for a broken rule of the table.
+fn is_rule(error: &sqlx::Error) -> bool {
+    super::code(error) & 0xff == 19
+}
+
+/// A row that cannot be read or written fails by itself; the others go on. If its
+/// POST was on the wire, it may have been charged, and the ledger and the job say so.
+async fn set_aside(
+    conn: &mut SqliteConnection,
+    id: JobId,
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    tracing::error!(job = id, reason, "this row is set aside");
     let now = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
     let mut tx = conn.begin().await?;
     let sql = format!(
         "UPDATE jobs SET state = iif(state = 'submitting', 'unconfirmed', 'failed'), version = version + 1, \
          error_code = ?, error_message = ?, due_at = NULL, \
+         submitted_at = coalesce(submitted_at, {now}), endpoint = coalesce(endpoint, ''), \
          finished_at = iif(state = 'submitting', NULL, {now}) WHERE id = ? RETURNING state"
     );
     let state: String = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(FailureCode::CorruptRow.as_str())
-        .bind(&reason)
-        .bind(corrupt.id)
+        .bind(reason)
+        .bind(id)
         .fetch_one(&mut *tx)
         .await?;
     let sql = format!(
@@ -621,15 +691,15 @@ async fn set_aside(conn: &mut SqliteConnection, corrupt: &Corrupt) -> Result<(),
          WHERE job_id = ? AND outcome = 'in_flight'"
     );
     sqlx::query(AssertSqlSafe(sql))
-        .bind(&reason)
-        .bind(corrupt.id)
+        .bind(reason)
+        .bind(id)
         .execute(&mut *tx)
         .await?;
     let sql = format!(
         "INSERT INTO events (job_id, at, event, state, detail) VALUES (?, {now}, 'set_aside', ?, ?)"
     );
     sqlx::query(AssertSqlSafe(sql))
-        .bind(corrupt.id)
+        .bind(id)
         .bind(state)
         .bind(reason)
         .execute(&mut *tx)

@@ -573,6 +573,102 @@ async fn a_batch_s_cap_holds_back_its_own_jobs_and_no_others() {
     }
 }
 
+/// A desk where a second of 720p costs ten cents, and a batch that may cost something.
+async fn capped(cap: Money) -> Desk {
+    let mut desk = Desk::new(limits()).await;
+    desk.limits.budget.price_per_second = [None, Some(cents(10)), None];
+    desk.crash().await;
+    desk.store.set_batch_cap("small", Some(cap)).await.unwrap();
+    desk
+}
+
+fn of_small_batch() -> JobSpec {
+    let mut spec = JobSpec::new("a boat", "https://example.com/boat.jpg");
+    spec.batch = "small".to_owned();
+    spec.priority = 9;
+    spec
+}
+
+#[tokio::test]
+async fn what_a_batch_did_not_pay_is_room_for_its_next_job() {
+    let mut desk = capped(cents(60)).await;
+    desk.store.insert(&vec![of_small_batch(); 3]).await.unwrap();
+    let first = desk.posts().await;
+    assert_eq!(first.len(), 1);
+    let refused = after_post(first[0].clone(), answer(400, &json!({"error": "bad"})));
+    desk.settle(vec![refused]).await;
+    assert!(!desk.engine.is_idle().await.unwrap());
+    let second = desk.posts().await.remove(0);
+    assert_eq!(second.id, 2);
+    desk.settle(vec![after_post(second, lost("timeout"))]).await;
+    assert!(desk.engine.is_idle().await.unwrap());
+    desk.order(2, Event::Resubmitted).await;
+    desk.engine.refresh(desk.now).await.unwrap();
+    assert!(!desk.engine.is_idle().await.unwrap());
+}
+
+#[tokio::test]
+async fn what_was_pruned_still_counts_against_its_batch() {
+    let mut desk = capped(cents(60)).await;
+    desk.store.insert(&[of_small_batch()]).await.unwrap();
+    let job = desk.posts().await.remove(0);
+    let id = job.id;
+    desk.settle(vec![accepted(job)]).await;
+    desk.order(id, Event::Cancelled).await;
+    let later = desk.now + DAY;
+    assert_eq!(desk.store.prune(later, later).await.unwrap().jobs, 1);
+    desk.store.insert(&[of_small_batch()]).await.unwrap();
+    assert!(desk.posts().await.is_empty());
+    assert_eq!(desk.store.caps().await.unwrap()[0].spent, cents(60));
+}
+
+#[tokio::test]
+async fn a_large_batch_at_its_cap_keeps_nobody_waiting() {
+    let mut desk = capped(cents(0)).await;
+    desk.store
+        .insert(&vec![of_small_batch(); 2_500])
+        .await
+        .unwrap();
+    desk.add(1).await;
+    for round in 0..2 {
+        let mut claims = 0;
+        let posts = loop {
+            claims += 1;
+            assert!(claims < 9, "round {round}");
+            let posts = desk.posts().await;
+            if !posts.is_empty() {
+                break posts;
+            }
+            let wake = desk.engine.next_wake(desk.now).await.unwrap().unwrap();
+            assert!(wake <= desk.now + SECOND, "the rest is looked at soon");
+        };
+        assert_eq!(posts[0].id, 2_501 + round);
+        desk.settle(vec![accepted(posts[0].clone())]).await;
+        // They are all due again.
+        desk.now += HOUR;
+        desk.add(1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_no_day_lets_through_holds_up_no_other() {
+    let mut desk = Desk::new(limits()).await;
+    desk.limits.budget = Budget {
+        max_cost_per_day: Some(cents(100)),
+        price_per_second: [None, Some(cents(10)), None],
+        ..Budget::default()
+    };
+    desk.crash().await;
+    let mut dear = JobSpec::new("a boat", "https://example.com/boat.jpg");
+    dear.duration = 15;
+    desk.store.insert(&[dear]).await.unwrap();
+    desk.add(1).await;
+    let posts = desk.posts().await;
+    assert_eq!(posts.iter().map(|job| job.id).collect::<Vec<_>>(), [2]);
+    let why = desk.job(1).await.note.unwrap();
+    assert!(why.contains("more than budget.max_cost_per_day"), "{why}");
+}
+
 // ---- Gates ----
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use reelq::budget::Spent;
 use reelq::job::{Event, Evidence, Job, JobId, JobSpec, Outcome, State};
 use reelq::money::Money;
 use reelq::step::{self, Policy};
-use reelq::store::{Admission, Bounds, Claim, Filter, Open, Store, StoreError};
+use reelq::store::{Admission, Bounds, Claim, Committed, Filter, Open, Store, StoreError};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
@@ -88,12 +88,13 @@ async fn an_insert_that_breaks_a_rule_is_refused_with_its_name() {
     let wide = |n: usize| format!("'{}'", "é".repeat(n));
     let url = |n: usize| format!("'https://e/{}'", "x".repeat(n - 10));
     let json = |n: usize| format!("'{{\"a\":\"{}\"}}'", "x".repeat(n - 8));
-    let name_rule = |column: &str| format!("{column} must not be blank and at most 200 bytes");
+    let name_rule =
+        |column: &str| format!("{column} must not be blank and must be at most 200 bytes");
     let url_rule =
         "image_url must be an http:// or https:// URL without spaces, at most 8192 bytes";
     let time_rule = "not_before must be a time in Unix milliseconds, from 1970 to 9999";
     let duration_rule = "duration must be a whole number of seconds from 1 to 15";
-    let prompt_rule = "prompt must not be blank and at most 100000 bytes";
+    let prompt_rule = "prompt must not be blank and must be at most 100000 bytes";
     let json_rule = "metadata must be a JSON object of at most 65536 bytes";
     let size_rule = "size must be 480p, 720p or 1080p";
     #[rustfmt::skip]
@@ -103,12 +104,16 @@ async fn an_insert_that_breaks_a_rule_is_refused_with_its_name() {
         ("key", "' ' || char(9, 10, 13)".into(), Some(name_rule("key"))),
         ("key", long(201), Some(name_rule("key"))),
         ("key", wide(101), Some(name_rule("key"))),
+        ("key", "'a' || char(0) || 'b'".into(), Some(name_rule("key"))),
         ("key", long(200), None),
         ("key", "NULL".into(), None),
         ("batch", "''".into(), Some(name_rule("batch"))),
         ("batch", long(201), Some(name_rule("batch"))),
         ("batch", "NULL".into(), Some("NOT NULL constraint failed: jobs.batch".into())),
         ("batch", wide(100), None),
+        ("batch", "char(0)".into(), Some(name_rule("batch"))),
+        ("id", "9223372036854775807".into(), Some("id is given by the database".into())),
+        ("id", "0".into(), Some("id is given by the database".into())),
         ("prompt", "''".into(), Some(prompt_rule.into())),
         ("prompt", "char(10)".into(), Some(prompt_rule.into())),
         ("prompt", "NULL".into(), Some("NOT NULL constraint failed: jobs.prompt".into())),
@@ -364,6 +369,131 @@ async fn a_second_insert_of_a_key_is_refused_or_harmless() {
     assert_eq!(store.id_of_key("k").await.unwrap(), Some(1));
 }
 
+/// REPLACE deletes what is in its way, and no trigger hears of it.
+#[tokio::test]
+async fn nothing_replaces_a_job_that_was_submitted() {
+    let (_folder, store, mut conn) = blank().await;
+    let put = |verb: &str, columns: &str, values: &str| {
+        format!(
+            "{verb} INTO jobs ({columns}, prompt, image_url) VALUES ({values}, 'p', 'https://e/a')"
+        )
+    };
+    for key in ["'paid'", "'waits'", "NULL"] {
+        sql(&mut conn, &put("INSERT", "key", key)).await.unwrap();
+    }
+    let claim = Claim {
+        limit: 1,
+        max_tasks: 1,
+        endpoint: ENDPOINT.to_owned(),
+        now: NEW_YEAR,
+        day_start: 0,
+    };
+    let claimed = store.claim(&claim, |job, _: &Spent| take(job)).await;
+    assert_eq!(claimed.unwrap().jobs[0].id, 1);
+
+    sql(&mut conn, "PRAGMA foreign_keys = OFF").await.unwrap();
+    for replacing in [
+        put("REPLACE", "key", "'paid'"),
+        put("INSERT OR REPLACE", "key", "'paid'"),
+        put("REPLACE", "id", "1"),
+        put("REPLACE", "id, key", "1, 'other'"),
+        "UPDATE OR REPLACE jobs SET id = 1 WHERE id = 3".to_owned(),
+        "UPDATE OR REPLACE jobs SET key = 'paid' WHERE id = 3".to_owned(),
+    ] {
+        let words = sql(&mut conn, &replacing).await.unwrap_err();
+        assert!(
+            words.contains("a job that was submitted is never replaced"),
+            "{replacing}: {words}"
+        );
+    }
+    // What is harmless stays so, and what nobody paid for may be replaced.
+    for harmless in ["INSERT OR IGNORE", "INSERT"] {
+        let tail = if harmless == "INSERT" {
+            " ON CONFLICT DO NOTHING"
+        } else {
+            ""
+        };
+        let insert = put(harmless, "key", "'paid'") + tail;
+        assert_eq!(sql(&mut conn, &insert).await, Ok(0), "{insert}");
+    }
+    assert_eq!(
+        sql(&mut conn, &put("REPLACE", "key", "'waits'")).await,
+        Ok(1)
+    );
+    assert_eq!(store.id_of_key("paid").await.unwrap(), Some(1));
+    assert_eq!(
+        store.job(1).await.unwrap().unwrap().state,
+        State::Submitting
+    );
+}
+
+/// The answer for one row that somebody has spoilt keeps no other's off the disk.
+#[tokio::test]
+async fn a_row_that_cannot_be_written_is_set_aside() {
+    let (_folder, store, mut conn) = blank().await;
+    for _ in 0..3 {
+        sql(&mut conn, INSERT).await.unwrap();
+    }
+    let claim = Claim {
+        limit: 2,
+        max_tasks: 9,
+        endpoint: ENDPOINT.to_owned(),
+        now: NEW_YEAR,
+        day_start: 0,
+    };
+    let claimed = store.claim(&claim, |job, _: &Spent| take(job)).await;
+    let accepted: Vec<_> = claimed
+        .unwrap()
+        .jobs
+        .iter()
+        .map(|job| {
+            let event = Event::Accepted {
+                task_id: format!("t{}", job.id),
+                evidence: Evidence::default(),
+            };
+            step::step(job, event, NEW_YEAR, &Policy::default()).unwrap()
+        })
+        .collect();
+    for spoil in [
+        "PRAGMA ignore_check_constraints = ON",
+        "UPDATE jobs SET finished_at = 5 WHERE id IN (1, 3)",
+    ] {
+        sql(&mut conn, spoil).await.unwrap();
+    }
+    // One is read as it is and so written over: its promise is broken by what the other writes.
+    let mut accepted = accepted;
+    accepted[0].job.finished_at = Some(5);
+    assert_eq!(
+        store.commit(&accepted).await.unwrap(),
+        [Committed::SetAside, Committed::Written]
+    );
+    let jobs = [
+        store.job(1).await.unwrap().unwrap(),
+        store.job(2).await.unwrap().unwrap(),
+    ];
+    assert_eq!(
+        (jobs[0].state, jobs[1].state),
+        (State::Unconfirmed, State::Generating)
+    );
+    let why = &jobs[0].failure.as_ref().unwrap().message;
+    assert!(why.contains("(task t1)"), "{why}");
+    // Nor does one that cannot be claimed keep others from it.
+    sql(&mut conn, INSERT).await.unwrap();
+    let claimed = store.claim(&claim, |job, _: &Spent| take(job)).await;
+    assert_eq!(claimed.unwrap().jobs[0].id, 4);
+    assert_eq!(store.job(3).await.unwrap().unwrap().state, State::Failed);
+}
+
+fn take(job: &Job) -> Admission {
+    let event = Event::Claimed {
+        cost: Money::ZERO,
+        endpoint: ENDPOINT.to_owned(),
+    };
+    Admission::Take(Box::new(
+        step::step(job, event, NEW_YEAR, &Policy::default()).unwrap(),
+    ))
+}
+
 #[tokio::test]
 async fn a_start_delay_is_the_producer_s_to_change() {
     let (_folder, store, mut conn) = blank().await;
@@ -419,7 +549,7 @@ async fn old_queue(path: &Path) {
             let end = if outcome == "in_flight" { "NULL" } else { "2" };
             let insert = format!(
                 "INSERT INTO submissions VALUES ({id}, 1, 'b', {id}00, 'e', 1, {end}, '{outcome}', 200, {task}, \
-                 'error', 'request', 'answer', NULL)"
+                 'error', 'request', 'answer', NULL, NULL)"
             );
             sql(&mut conn, &insert).await.unwrap();
         }
@@ -428,7 +558,7 @@ async fn old_queue(path: &Path) {
         );
         sql(&mut conn, &event).await.unwrap();
     }
-    sql(&mut conn, "INSERT INTO batches VALUES ('b1', 5000000)")
+    sql(&mut conn, "INSERT INTO batches VALUES ('b1', 5000000, 0)")
         .await
         .unwrap();
     sql(
