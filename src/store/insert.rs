@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow};
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 
 use super::{Store, StoreError, begin, row};
@@ -161,22 +161,30 @@ impl Insertion<'_> {
         specs: &[JobSpec],
         mut there: impl FnMut(There<'_>),
     ) -> Result<(), StoreError> {
-        for rows in specs.chunks(ROWS) {
-            self.push_rows(rows, &mut there)
-                .await
-                .map_err(|e| self.store.judge(e))?;
+        let mut portions = specs.chunks(ROWS);
+        let mut next = portions.next().map(|rows| (rows, bound(rows)));
+        while let Some((rows, query)) = next {
+            let run = query.execute(&mut *self.conn);
+            // While the database works, the arguments of the next statement are made.
+            let prepare = async { portions.next().map(|rows| (rows, bound(rows))) };
+            let (done, prepared) = futures_util::future::join(run, prepare).await;
+            next = prepared;
+            match done {
+                Ok(done) => self.took(rows, &done, &mut there).await,
+                Err(error) => Err(error),
+            }
+            .map_err(|e| self.store.judge(e))?;
         }
         Ok(())
     }
 
-    async fn push_rows(
+    /// Counts what a statement inserted, and tells of what it left out.
+    async fn took(
         &mut self,
         rows: &[JobSpec],
+        done: &SqliteQueryResult,
         there: &mut impl FnMut(There<'_>),
     ) -> Result<(), sqlx::Error> {
-        let done = bound(sqlx::query(insert_sql(rows.len())), rows)
-            .execute(&mut *self.conn)
-            .await?;
         let before = self.last;
         self.inserted += done.rows_affected();
         if done.rows_affected() > 0 {
@@ -307,11 +315,9 @@ fn sql_of(rows: usize) -> String {
     sql
 }
 
-/// The rows as the statement's arguments.
-fn bound<'q>(
-    mut query: Query<'q, Sqlite, SqliteArguments>,
-    rows: &[JobSpec],
-) -> Query<'q, Sqlite, SqliteArguments> {
+/// The statement for some rows, with its arguments.
+fn bound(rows: &[JobSpec]) -> Query<'static, Sqlite, SqliteArguments> {
+    let mut query = sqlx::query(insert_sql(rows.len()));
     for spec in rows {
         query = query
             .bind(spec.key.clone())
