@@ -4,6 +4,7 @@
 //! `PRAGMA data_version`; a few others read. `synchronous=FULL` holds on all.
 
 mod care;
+mod claim;
 mod front;
 mod insert;
 mod outbox;
@@ -22,11 +23,12 @@ use sqlx::{Connection, Row, Sqlite, Transaction};
 use tokio::sync::Mutex;
 
 pub use care::Pruned;
+pub use claim::{Admission, Claim, Claimed};
 pub use front::{EventPage, SpendRow};
 pub use insert::{Added, Insertion, There};
 pub use outbox::{Absorbed, Message};
 pub use read::{Batch, Cap, Counts, Event, Filter, GateRow, LedgerPlace, LedgerRow};
-pub use work::{Admission, Bounds, Claim, Claimed, Committed, Edited, Moving};
+pub use work::{Bounds, Committed, Edited, Moving};
 
 /// SQLite's mark of a reelq database: "reel".
 const APPLICATION_ID: i64 = 0x7265_656c;

@@ -120,8 +120,8 @@ fn sources() -> Vec<Source> {
 }
 
 /// Rooms that decide and never read or write.
-const PURE: [&str; 9] = [
-    "job", "money", "budget", "step", "gate", "verdict", "intake", "mp4", "naming",
+const PURE: [&str; 10] = [
+    "job", "money", "budget", "step", "gate", "schedule", "verdict", "intake", "mp4", "naming",
 ];
 
 /// What does I/O, or lets others do it.
@@ -169,7 +169,7 @@ const NEVER: [(&[&str], &[&str], &str); 6] = [
     (&["store"], &["provider", "sink"], "the three rims do not know each other"),
     (&["provider"], &["store", "sink"], "the three rims do not know each other"),
     (&["sink"], &["store", "provider"], "the three rims do not know each other"),
-    (&["scheduler", "poller", "downloader"], &["store", "scheduler", "poller", "downloader"],
+    (&["scheduler", "poller", "downloader"], &["store", "engine", "scheduler", "poller", "downloader"],
      "a stage acts; the loop claims, judges and commits"),
     (&["engine"], &["provider", "scheduler", "poller", "downloader", "daemon", "clock"],
      "the engine decides; it does no network and reads no clock"),
