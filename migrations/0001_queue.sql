@@ -4,9 +4,8 @@
 PRAGMA application_id = 0x7265656c; -- "reel"
 
 -- The checks are written for speed, for every row of a large file passes them: GLOB finds the
--- first character that is no blank where trim() would build a text, a text of so few characters
--- that its bytes cannot be too many is not copied to count them, and what only holds for later
--- states asks for 'pending' first. length() ends at a NUL, so there must be none.
+-- first character that is no blank where trim() would build a text, and what only holds for
+-- later states asks for 'pending' first.
 CREATE TABLE jobs (
     -- The largest whole number that every language reads exactly; beyond it no id would be left.
     id          INTEGER PRIMARY KEY AUTOINCREMENT
@@ -16,20 +15,20 @@ CREATE TABLE jobs (
     key         TEXT
         CONSTRAINT "key must not be blank and must be at most 200 bytes"
         CHECK (key IS NULL OR (key GLOB '*[^' || char(32, 9, 10, 13) || ']*' AND instr(key, char(0)) = 0
-            AND (length(key) <= 50 OR length(CAST(key AS BLOB)) <= 200))),
+            AND length(CAST(key AS BLOB)) <= 200)),
     batch       TEXT NOT NULL DEFAULT 'default'
         CONSTRAINT "batch must not be blank and must be at most 200 bytes"
         CHECK (batch GLOB '*[^' || char(32, 9, 10, 13) || ']*' AND instr(batch, char(0)) = 0
-            AND (length(batch) <= 50 OR length(CAST(batch AS BLOB)) <= 200)),
+            AND length(CAST(batch AS BLOB)) <= 200),
     prompt      TEXT NOT NULL
         CONSTRAINT "prompt must not be blank and must be at most 100000 bytes"
-        CHECK (prompt GLOB '*[^' || char(32, 9, 10, 13) || ']*' AND instr(prompt, char(0)) = 0
-            AND (length(prompt) <= 25000 OR length(CAST(prompt AS BLOB)) <= 100000)),
+        CHECK (prompt GLOB '*[^' || char(32, 9, 10, 13) || ']*' AND length(CAST(prompt AS BLOB)) <= 100000),
     image_url   TEXT NOT NULL
         CONSTRAINT "image_url must be an http:// or https:// URL without spaces, at most 8192 bytes"
         CHECK ((image_url GLOB '[hH][tT][tT][pP]://[^/?#]*' OR image_url GLOB '[hH][tT][tT][pP][sS]://[^/?#]*')
-            AND image_url NOT GLOB '*[' || char(32, 9, 10, 13) || ']*' AND instr(image_url, char(0)) = 0
-            AND (length(image_url) <= 2048 OR length(CAST(image_url AS BLOB)) <= 8192)),
+            AND instr(image_url, char(32)) = 0 AND instr(image_url, char(9)) = 0
+            AND instr(image_url, char(10)) = 0 AND instr(image_url, char(13)) = 0
+            AND length(CAST(image_url AS BLOB)) <= 8192),
     duration    INTEGER NOT NULL DEFAULT 6
         CONSTRAINT "duration must be a whole number of seconds from 1 to 15"
         CHECK (duration BETWEEN 1 AND 15),
@@ -111,8 +110,9 @@ CREATE INDEX jobs_batch       ON jobs (batch, state);
 -- trigger. So a new row is refused where the ledger knows another one by its id or its key: the refusal
 -- takes the deletion back.
 CREATE TRIGGER jobs_inserted AFTER INSERT ON jobs
-    WHEN NEW.not_before IS NOT NULL OR NEW.key IS NOT NULL
+    WHEN NEW.not_before IS NOT NULL
       OR EXISTS (SELECT 1 FROM submissions WHERE job_id = NEW.id)
+      OR NEW.key IS NOT NULL AND EXISTS (SELECT 1 FROM submissions WHERE key = NEW.key)
 BEGIN
     SELECT RAISE(ABORT, 'a job that was submitted is never replaced: use ON CONFLICT DO NOTHING')
         WHERE EXISTS (SELECT 1 FROM submissions WHERE job_id = NEW.id)
