@@ -23,6 +23,9 @@ const MILLIS: &str = "^([1-9][0-9]{0,6}|[1-9][0-9]{11,13})$";
 const VIDEO_ID: &str = "^(video_)?[1-9][0-9]{0,17}$";
 const OBJECT: &str = "^\\{\\}$|^\\{\"[A-Za-z0-9_]{1,40}\":\"[A-Za-z0-9_ ]{0,40}\"\\}$";
 
+/// What is behind it is taken off, as of any header.
+const IDEMPOTENCY_KEY: &str = "^[!-~]([ -~]{0,198}[!-~])?[ \\t]*$";
+
 pub(super) async fn get(State(app): State<Arc<App>>) -> Response {
     ok(&describe(&app.http.model, app.http.token.is_some()))
 }
@@ -117,8 +120,9 @@ fn paths() -> Value {
     let key = json!({
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "Becomes the job's key: the same request gives the same job again, another one 409",
-        "schema": { "type": "string", "pattern": "^[!-~]{1,200}$" },
+        "description": "Becomes the job's key: the same request gives the same job again, another one 409. \
+            Printable ASCII; any other key goes into the body. Blanks around it are not part of it",
+        "schema": { "type": "string", "pattern": IDEMPOTENCY_KEY },
     });
     let new_video = json!({
         "application/json": { "schema": refer("NewVideo") },
