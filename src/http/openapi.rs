@@ -10,16 +10,23 @@ use serde_json::{Map, Value, json};
 use super::App;
 use super::error::ok;
 use super::params::OPENAI_MODELS;
-use crate::job::{MAX_NAME, MAX_PROMPT, MAX_TIME, MAX_URL, State as JobState};
+use super::status::MAX_REASON;
+use crate::job::{MAX_METADATA, MAX_NAME, MAX_PROMPT, MAX_TIME, MAX_URL, State as JobState};
 
-/// Not blank, and no NUL in it.
-const NOT_BLANK: &str = "^[^\\u0000]*[^\\u0000 \\t\\n\\r][^\\u0000]*$";
-const URL: &str = "^[hH][tT][tT][pP][sS]?://[^/?#\\u0000 \\t\\n\\r][^\\u0000 \\t\\n\\r]*$";
+// Patterns of texts: of ASCII, and of any letters.
+const NO_NUL: [&str; 2] = ["^[\\u0001-\\u007f]*$", "^[^\\u0000]*$"];
+const NOT_BLANK: [&str; 2] = [
+    "^[\\u0001-\\u007f]*[!-~][\\u0001-\\u007f]*$",
+    "^[^\\u0000]*[^\\u0000 \\t\\n\\r][^\\u0000]*$",
+];
+const URL: [&str; 2] = [
+    "^[hH][tT][tT][pP][sS]?://[!\"$-.0->@-~][!-~]*$",
+    "^[hH][tT][tT][pP][sS]?://[^/?#\\u0000 \\t\\n\\r][^\\u0000 \\t\\n\\r]*$",
+];
 const SECONDS: &str = "^([1-9]|1[0-5])$";
 const WHOLE: &str = "^(0|-?[1-9][0-9]{0,17})$";
-const TIME: &str = "^(19[89][0-9]|2[0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])\
-     T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])$";
-const MILLIS: &str = "^([1-9][0-9]{0,6}|[1-9][0-9]{11,13})$";
+/// Unix milliseconds as a text.
+const MILLIS: &str = "^(0|[1-9][0-9]{0,6}|[1-9][0-9]{11,13})$";
 const VIDEO_ID: &str = "^(video_)?[1-9][0-9]{0,17}$";
 const OBJECT: &str = "^\\{\\}$|^\\{\"[A-Za-z0-9_]{1,40}\":\"[A-Za-z0-9_ ]{0,40}\"\\}$";
 
@@ -148,8 +155,7 @@ fn paths() -> Value {
             "schema": { "type": "string", "description": "One NewJob a line, as many as there are" },
         },
     });
-    let reason =
-        json!({ "type": ["string", "null"], "maxLength": 1000, "pattern": "^[^\\u0000]*$" });
+    let reason = nullable(text(MAX_REASON, NO_NUL));
     json!({
         "/v1/videos": {
             "get": asking(of_json("listVideos", "Videos, newest first", "VideoList"), json!([
@@ -232,15 +238,22 @@ fn answer(properties: Value) -> Value {
     json!({ "type": "object", "required": names, "properties": properties })
 }
 
-fn text(length: usize, pattern: &str) -> Value {
-    json!({ "type": "string", "minLength": 1, "maxLength": length, "pattern": pattern })
+/// A text of at most so many bytes. JSON Schema counts characters: what it
+/// promises is an ASCII text of that length, or a quarter of it in any letters.
+fn text(bytes: usize, [ascii, any]: [&str; 2]) -> Value {
+    json!({
+        "description": format!("At most {bytes} bytes of UTF-8, whatever the letters"),
+        "anyOf": [
+            { "type": "string", "maxLength": bytes, "pattern": ascii },
+            { "type": "string", "maxLength": bytes / 4, "pattern": any },
+        ],
+    })
 }
 
 fn nullable(mut schema: Value) -> Value {
     match schema.get("type") {
         Some(Value::String(kind)) => {
             schema["type"] = json!([kind, "null"]);
-            // The empty text of a nullable member is judged by its pattern alone.
             schema
         }
         _ => json!({ "anyOf": [schema, { "type": "null" }] }),
@@ -254,30 +267,49 @@ fn size_pattern() -> String {
         (720, "7[2-9][0-9]|[89][0-9]{2}|[1-9][0-9]{3}"),
         (1080, "10[89][0-9]|1[1-9][0-9]{2}|[2-9][0-9]{3}"),
     ];
-    let sides = longer.map(|(short, long)| format!("{short}x({long})|({long})x{short}"));
-    format!("^((480|720|1080)p|{})$", sides.join("|"))
+    let sides = longer.map(|(short, long)| format!("{short}[xX]({long})|({long})[xX]{short}"));
+    format!("^((480|720|1080)[pP]|{})$", sides.join("|"))
+}
+
+/// A time by RFC 3339, of 1980 to 2999.
+fn time_pattern() -> String {
+    let year = "(19[89][0-9]|2[0-9]{3})";
+    let leap_year = "(19(8[048]|9[26])|2[0-9](0[48]|[2468][048]|[13579][26])|2[048]00)";
+    let day = "(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31";
+    let time = "([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)(\\.[0-9]{1,9})?";
+    let offset = "([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])";
+    format!("^({year}-({day})|{leap_year}-02-29)[Tt ]{time}{offset}$")
 }
 
 fn not_before() -> Value {
-    json!({ "anyOf": [
-        { "type": "integer", "minimum": 0, "maximum": 9_999_999, "description": "Unix milliseconds" },
-        { "type": "integer", "minimum": 100_000_000_000_i64, "maximum": MAX_TIME, "description": "Unix milliseconds" },
-        { "type": "string", "pattern": TIME },
-        { "type": "null" },
-    ] })
+    json!({
+        "description": "Unix milliseconds, or a time of 1980 to 2999 by RFC 3339. A text may also be a time in a named zone, \
+            such as 2026-01-31T18:00[Asia/Shanghai]",
+        "anyOf": [
+            { "type": "integer", "minimum": 0, "maximum": 9_999_999 },
+            { "type": "integer", "minimum": 100_000_000_000_i64, "maximum": MAX_TIME },
+            { "type": "string", "pattern": time_pattern() },
+            { "type": "string", "pattern": MILLIS },
+            { "type": "null" },
+        ],
+    })
 }
 
 /// What a job of any kind may have beside what it asks for.
 fn common() -> Map<String, Value> {
     let mut members = Map::new();
     let priority = json!({ "type": ["integer", "null"], "minimum": i64::MIN, "maximum": i64::MAX });
+    let metadata = json!({
+        "type": ["object", "null"],
+        "description": format!("Handed through. At most {MAX_METADATA} bytes, numbers within the range of a double"),
+    });
     for (name, schema) in [
         ("key", nullable(text(MAX_NAME, NOT_BLANK))),
         ("batch", nullable(text(MAX_NAME, NOT_BLANK))),
         ("prompt", text(MAX_PROMPT, NOT_BLANK)),
         ("priority", priority),
         ("not_before", not_before()),
-        ("metadata", json!({ "type": ["object", "null"] })),
+        ("metadata", metadata),
     ] {
         members.insert(name.to_owned(), schema);
     }
@@ -323,9 +355,10 @@ fn schemas(model: &str) -> Value {
     let mut new_video = object(Value::Object(new_video), &["prompt"]);
     let given = |name: &str| json!({ "required": [name], "properties": { name: { "not": { "type": "null" } } } });
     new_video["oneOf"] = json!([given("image_url"), given("image"), given("input_reference")]);
+    let absent = |name: &str| json!({ "properties": { name: { "type": "null" } } });
     new_video["allOf"] = json!([
-        { "not": { "required": ["seconds", "duration"] } },
-        { "not": { "required": ["size", "resolution"] } },
+        { "anyOf": [absent("seconds"), absent("duration")] },
+        { "anyOf": [absent("size"), absent("resolution")] },
     ]);
     let new_video_form = object(
         json!({
@@ -337,7 +370,7 @@ fn schemas(model: &str) -> Value {
             "key": text(MAX_NAME, NOT_BLANK),
             "batch": text(MAX_NAME, NOT_BLANK),
             "priority": { "type": "string", "pattern": WHOLE },
-            "not_before": { "type": "string", "pattern": format!("{TIME}|{MILLIS}") },
+            "not_before": { "type": "string", "pattern": format!("{}|{MILLIS}", time_pattern()) },
             "metadata": { "type": "string", "pattern": OBJECT, "description": "The text of a JSON object, or metadata[NAME] for each member" },
         }),
         &["prompt", "image_url"],

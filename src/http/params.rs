@@ -75,13 +75,12 @@ impl Draft {
         self.fault(name, "invalid_value", format!("{name} {rule}"));
     }
 
-    /// Two names may stand for one column if they say the same.
+    /// Several names stand for one column; one of them may be given.
     fn set(&mut self, column: &'static str, name: &str, json: String) {
         match self.columns.iter().find(|(there, ..)| *there == column) {
             None => self.columns.push((column, name.to_owned(), json)),
-            Some((_, _, same)) if *same == json => {}
             Some((_, other, _)) => {
-                let rule = format!("and {other} say two different things");
+                let rule = format!("and {other} mean the same: send one of them");
                 self.invalid(name, &rule);
             }
         }
@@ -122,14 +121,6 @@ impl Draft {
                  provider can reach it and pass that http(s) URL",
             );
         }
-        if let Some((_, other, _)) = self
-            .columns
-            .iter()
-            .find(|(there, ..)| *there == "image_url")
-        {
-            let rule = format!("and {other} are both given: pass the input image once");
-            return self.invalid(name, &rule);
-        }
         self.set("image_url", name, value.to_string());
     }
 
@@ -168,7 +159,7 @@ impl Draft {
                     return self.invalid(&given.name, &rule);
                 }
             },
-            // Whole numbers in any spelling, such as 6.0, are compared as numbers.
+            // 6.0 and 6e0 are whole numbers too.
             Value::Number(number) => match number.as_f64() {
                 Some(n) if n.fract() == 0.0 && n.abs() < 1e6 => (n as i64).to_string(),
                 _ => number.to_string(),
@@ -179,17 +170,21 @@ impl Draft {
     }
 
     fn size(&mut self, name: &str, value: &Value) {
-        match value.as_str().and_then(size_of) {
-            Some(size) => self.set("size", name, Value::from(size.as_str()).to_string()),
-            None => self.invalid(
-                name,
-                &format!(
-                    "must be 480p, 720p or 1080p, or WIDTHxHEIGHT with a shorter side of 480, 720 or 1080, \
-                     found {}",
-                    value.as_str().map_or_else(|| value.to_string(), glance)
-                ),
-            ),
+        if let Some(size) = value.as_str().and_then(size_of) {
+            return self.set("size", name, Value::from(size.as_str()).to_string());
         }
+        let found = value
+            .as_str()
+            .map_or_else(|| value.to_string(), |text| glance(text));
+        let short = value.as_str().and_then(shorter_side);
+        let why = short.map_or_else(String::new, |short| {
+            format!(": the provider makes no video of {short} lines")
+        });
+        let rule = format!(
+            "must be 480p, 720p or 1080p, or WIDTHxHEIGHT with a shorter side of 480, 720 or 1080, \
+             found {found}{why}"
+        );
+        self.invalid(name, &rule);
     }
 
     fn priority(&mut self, given: &Given) {
@@ -346,16 +341,21 @@ fn is_known(name: &str) -> bool {
 
 /// `720p`, or two sides of which the shorter one counts.
 fn size_of(text: &str) -> Option<Size> {
-    if let Ok(size) = text.parse() {
+    if let Ok(size) = text.to_ascii_lowercase().parse() {
         return Some(size);
     }
-    let (width, height) = text.split_once('x')?;
+    let short = shorter_side(text)?;
+    Size::ALL.into_iter().find(|size| size.lines() == short)
+}
+
+/// 720 of `1280x720`.
+fn shorter_side(text: &str) -> Option<u32> {
+    let (width, height) = text.split_once(['x', 'X'])?;
     let side = |text: &str| {
         let side: u32 = text.parse().ok()?;
         (side <= 9_999 && side.to_string() == text).then_some(side)
     };
-    let short = side(width)?.min(side(height)?);
-    Size::ALL.into_iter().find(|size| size.lines() == short)
+    Some(side(width)?.min(side(height)?))
 }
 
 /// At most the beginning of what was found.
@@ -375,7 +375,9 @@ mod tests {
         for (text, size) in [
             ("480p", Some(Size::P480)),
             ("720p", Some(Size::P720)),
+            ("720P", Some(Size::P720)),
             ("1280x720", Some(Size::P720)),
+            ("1280X720", Some(Size::P720)),
             ("720x1280", Some(Size::P720)),
             ("720x720", Some(Size::P720)),
             ("1920x1080", Some(Size::P1080)),
@@ -384,13 +386,12 @@ mod tests {
             ("1792x1024", None),
             ("4k", None),
             ("720", None),
-            ("720P", None),
             ("0720x1280", None),
             ("+720x1280", None),
             ("720x99999", None),
             ("720x", None),
             ("x720", None),
-            ("1280X720", None),
+            ("1280xx720", None),
             ("", None),
         ] {
             assert_eq!(size_of(text), size, "{text:?}");

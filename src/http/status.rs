@@ -21,7 +21,7 @@ use crate::store::{Counts, GateRow, SpendRow, StoreError};
 use crate::view::{self, money};
 
 /// The longest reason of a pause, in bytes.
-const MAX_REASON: usize = 1_000;
+pub(super) const MAX_REASON: usize = 1_000;
 
 /// Batches in an answer, the newest first.
 const BATCHES: usize = 100;

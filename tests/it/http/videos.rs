@@ -24,11 +24,12 @@ async fn a_video_goes_in_by_the_provider_s_names_and_by_openai_s() {
             "720p",
         ),
         (
-            json!({"seconds": "8", "duration": 8, "size": "720p", "resolution": "1280x720"}),
+            json!({"seconds": "8", "duration": null, "size": null, "resolution": "1280X720"}),
             "8",
             "720p",
         ),
         (json!({"size": "1920x1080"}), "6", "1080p"),
+        (json!({"size": "480P"}), "6", "480p"),
         (
             json!({"seconds": null, "size": null, "key": null, "metadata": null, "image": null}),
             "6",
