@@ -388,6 +388,8 @@ fn answers() -> Value {
     let line = json!({ "type": "string" });
     let maybe = json!({ "type": ["string", "null"] });
     let time = json!({ "type": ["integer", "null"], "description": "Unix milliseconds" });
+    let maybe_number = json!({ "type": ["integer", "null"] });
+    let ids = |text: &str| json!({ "type": ["array", "null"], "items": number, "maxItems": 10_000, "description": text });
     let yes = json!({ "type": "boolean" });
     let list = |name: &str| json!({ "type": "array", "items": refer(name) });
     let mut counts = Map::new();
@@ -398,7 +400,7 @@ fn answers() -> Value {
     let job = json!({
         "id": number, "key": maybe, "batch": line, "state": refer("State"),
         "progress": { "type": "integer", "minimum": 0, "maximum": 100 },
-        "task_id": maybe, "path": maybe, "bytes": { "type": ["integer", "null"] }, "sha256": maybe,
+        "task_id": maybe, "path": maybe, "bytes": maybe_number, "sha256": maybe,
         "error_code": maybe, "error_message": maybe,
         "created_at": number, "submitted_at": time, "completed_at": time, "finished_at": time,
     });
@@ -441,9 +443,19 @@ fn answers() -> Value {
         "VideoDeleted": answer(json!({ "id": line, "object": { "const": "video.deleted" }, "deleted": { "const": true } })),
         "Job": answer(job),
         "JobDetail": answer(detail),
-        "JobList": answer(json!({ "jobs": list("Job"), "last_id": { "type": ["integer", "null"] }, "has_more": yes })),
+        "JobList": answer(json!({ "jobs": list("Job"), "last_id": maybe_number, "has_more": yes })),
         "Event": answer(json!({ "id": number, "job_id": number, "at": number, "event": line, "state": refer("State"), "detail": maybe })),
-        "Added": answer(json!({ "inserted": number, "existing": number })),
+        "Added": answer(json!({
+            "inserted": number, "existing": number,
+            "ids": ids("Of the new jobs, in the order of the request; null if they are more than 10,000"),
+            "first_id": maybe_number, "last_id": maybe_number,
+            "existing_ids": ids("Of the jobs that had the key of a left out one; null if they are more than 10,000"),
+            "differing_keys": { "type": "integer", "description": "How many of those jobs ask for another video" },
+            "differing": {
+                "type": "array", "maxItems": 100, "description": "The first of those keys and their jobs",
+                "items": answer(json!({ "key": line, "id": number })),
+            },
+        })),
         "Batch": answer(batch),
         "Paused": answer(json!({ "paused": paused.clone() })),
         "Health": answer(json!({ "status": line })),

@@ -41,8 +41,8 @@ async fn jobs_come_as_lines_or_as_an_array() {
     ] {
         let added = add(&server, kind, body.to_owned()).await;
         assert_eq!(
-            added.body,
-            json!({"inserted": inserted, "existing": existing}),
+            (&added.body["inserted"], &added.body["existing"]),
+            (&json!(inserted), &json!(existing)),
             "{added:?}"
         );
     }
@@ -52,6 +52,49 @@ async fn jobs_come_as_lines_or_as_an_array() {
         415,
         "unsupported_media_type",
     );
+}
+
+/// A producer that has lost its answer asks again, and learns its jobs.
+#[tokio::test]
+async fn an_add_answers_with_the_jobs_that_are_there() {
+    let server = Server::start().await;
+    server.create(json!({"key": "a"})).await;
+    server.create(json!({"key": "b", "seconds": 4})).await;
+    let body = ["a", "c", "b", "d", "c"].map(|key| line(json!({"key": key})));
+    let added = add(&server, "application/x-ndjson", body.concat()).await;
+    let id = async |key: &str| server.store.id_of_key(key).await.unwrap().unwrap();
+    let [a, b, c, d] = [id("a").await, id("b").await, id("c").await, id("d").await];
+    let wanted = json!({
+        "inserted": 2, "ids": [c, d], "first_id": c, "last_id": d,
+        "existing": 3, "existing_ids": [a, b, c],
+        "differing_keys": 1, "differing": [{"key": "b", "id": b}],
+    });
+    assert_eq!(added.body, wanted);
+    let none = add(&server, "application/json", "[]").await.body;
+    assert_eq!((&none["ids"], &none["last_id"]), (&json!([]), &Value::Null));
+
+    // The answer has an end.
+    let many: String = (0..10_001)
+        .map(|n| line(json!({"key": n.to_string()})))
+        .collect();
+    let added = add(&server, "application/x-ndjson", many.clone())
+        .await
+        .body;
+    assert_eq!(
+        (&added["ids"], &added["first_id"], &added["last_id"]),
+        (
+            &Value::Null,
+            &json!(id("0").await),
+            &json!(id("10000").await)
+        )
+    );
+    let other = many.replace("harbour", "port");
+    let added = add(&server, "application/x-ndjson", other).await.body;
+    assert_eq!(
+        (&added["existing_ids"], &added["differing_keys"]),
+        (&Value::Null, &json!(10_001))
+    );
+    assert_eq!(added["differing"].as_array().unwrap().len(), 100);
 }
 
 #[tokio::test]
