@@ -331,7 +331,11 @@ fn schemas(model: &str) -> Value {
     );
 
     let seconds = json!({ "anyOf": [duration, { "type": "string", "pattern": SECONDS }, { "type": "null" }] });
-    let size = json!({ "type": ["string", "null"], "pattern": size_pattern() });
+    let size = json!({
+        "type": ["string", "null"],
+        "description": "480p, 720p or 1080p, or WIDTHxHEIGHT, of which the shorter side counts",
+        "pattern": size_pattern(),
+    });
     let model_or_none = |none: Option<Value>| {
         let all = models.iter().map(|name| json!(name)).chain(none);
         json!({ "enum": all.collect::<Vec<_>>() })
@@ -360,7 +364,7 @@ fn schemas(model: &str) -> Value {
         { "anyOf": [absent("seconds"), absent("duration")] },
         { "anyOf": [absent("size"), absent("resolution")] },
     ]);
-    let new_video_form = object(
+    let mut new_video_form = object(
         json!({
             "prompt": text(MAX_PROMPT, NOT_BLANK),
             "image_url": url,
@@ -375,6 +379,10 @@ fn schemas(model: &str) -> Value {
         }),
         &["prompt", "image_url"],
     );
+    new_video_form["description"] =
+        "The other names of NewVideo are taken too, and in the place of image_url \
+        input_reference[image_url] or input_reference as the text of a JSON object"
+            .into();
     let mut schemas = answers();
     schemas["NewJob"] = object(Value::Object(new_job), &["prompt", "image_url"]);
     schemas["NewVideo"] = new_video;

@@ -96,7 +96,7 @@ impl Draft {
             "key" if self.columns.iter().any(|(there, ..)| *there == "key") => {}
             "prompt" | "batch" | "key" => self.set(column(name), name, given.json()),
             "image_url" | "image" => self.image(name, &given.value),
-            "input_reference" => self.reference(&given.value),
+            "input_reference" => self.reference(given),
             "duration" | "seconds" => self.seconds(given),
             "size" | "resolution" => self.size(name, &given.value),
             "priority" => self.priority(given),
@@ -124,7 +124,13 @@ impl Draft {
         self.set("image_url", name, value.to_string());
     }
 
-    fn reference(&mut self, value: &Value) {
+    fn reference(&mut self, given: &Given) {
+        let parsed = match given.object_text().map(serde_json::from_str) {
+            None => None,
+            Some(Ok(value)) => Some(value),
+            Some(Err(error)) => return self.not_an_object(&given.name, &error),
+        };
+        let value: &Value = parsed.as_ref().unwrap_or(&given.value);
         let Some(object) = value.as_object() else {
             return self.image("input_reference", value);
         };
@@ -202,20 +208,18 @@ impl Draft {
     }
 
     fn metadata(&mut self, given: &Given) {
-        let json = match &given.value {
-            // In a form an object is written as its text, or taken apart into names.
-            Value::String(text) if given.loose && text.trim_start().starts_with('{') => {
-                match serde_json::from_str::<Value>(text) {
-                    Ok(_) => text.clone(),
-                    Err(error) => {
-                        let rule = format!("must be a JSON object: {error}");
-                        return self.invalid(&given.name, &rule);
-                    }
-                }
-            }
-            _ => given.json(),
+        let json = match given.object_text() {
+            None => given.json(),
+            Some(text) => match serde_json::from_str::<Value>(text) {
+                Ok(_) => text.to_owned(),
+                Err(error) => return self.not_an_object(&given.name, &error),
+            },
         };
         self.set("metadata", &given.name, json);
+    }
+
+    fn not_an_object(&mut self, name: &str, error: &serde_json::Error) {
+        self.invalid(name, &format!("must be a JSON object: {error}"));
     }
 
     fn other(&mut self, given: &Given) {
@@ -295,6 +299,12 @@ impl Draft {
 }
 
 impl Given {
+    /// In a form an object is written as its text, or taken apart into names.
+    fn object_text(&self) -> Option<&str> {
+        let text = self.value.as_str().filter(|_| self.loose)?;
+        text.trim_start().starts_with('{').then_some(text)
+    }
+
     fn json(&self) -> String {
         self.source
             .clone()

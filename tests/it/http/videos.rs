@@ -113,6 +113,17 @@ async fn a_form_says_the_same() {
     let metadata = json!({"film": "harbour", "scene": {"number": "7"}, "tags": ["a", "b"]});
     assert_eq!(job["metadata"], metadata);
 
+    // As `curl -F 'input_reference={...};type=application/json'` sends it.
+    let reference = [
+        ("prompt", "p"),
+        (
+            "input_reference",
+            " {\"image_url\": \"https://example.com/2.png\"}",
+        ),
+    ];
+    let made = form(&server, &reference, None).await;
+    assert_eq!(made.body["reelq"]["image_url"], "https://example.com/2.png");
+
     let basics = [("prompt", "p"), ("image_url", "https://example.com/1.png")];
     for (field, param) in [
         (("seconds", "16"), "seconds"),
@@ -121,6 +132,11 @@ async fn a_form_says_the_same() {
         (("not_before", "tomorrow"), "not_before"),
         (("metadata", "no object"), "metadata"),
         (("metadata", "{broken"), "metadata"),
+        (("input_reference", "{broken"), "input_reference"),
+        (
+            ("input_reference", "{\"file_id\": \"file_1\"}"),
+            "input_reference.file_id",
+        ),
         (("prompt", "again"), "prompt"),
         (("images[]", "https://example.com/2.png"), "images"),
         (
@@ -152,7 +168,13 @@ async fn a_form_says_the_same() {
 async fn form(server: &Server, fields: &[(&str, &str)], file: Option<&str>) -> Answer {
     let mut body = Vec::new();
     for (name, text) in fields {
-        let head = format!("--xYz\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n");
+        let kind = if text.trim_start().starts_with('{') {
+            "Content-Type: application/json\r\n"
+        } else {
+            ""
+        };
+        let head =
+            format!("--xYz\r\nContent-Disposition: form-data; name=\"{name}\"\r\n{kind}\r\n");
         body.extend([head.as_bytes(), text.as_bytes(), b"\r\n"].concat());
     }
     if let Some(name) = file {
