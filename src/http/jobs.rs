@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
-use super::input::{JobName, Query, command, value};
+use super::input::{JobName, Query, command, surplus, value};
 use crate::job::{Event, Job, JobId, State as JobState, is_task_id};
 use crate::step::{self, Illegal};
 use crate::store::{Edited, Filter, LedgerRow};
@@ -165,11 +165,6 @@ pub(super) async fn resolve(
         (Some(event), true) => edit(&app, &id, move |_| Some(event.clone())).await,
         _ => Err(ApiError::bad("invalid_value", ONE_OF)),
     }
-}
-
-fn surplus(name: &str, takes: &str) -> ApiError {
-    let message = format!("{name} is not known here: {takes}");
-    ApiError::param(name.to_owned(), "unknown_parameter", message)
 }
 
 /// Applies a person's command and answers with the job as it is then. No event:

@@ -148,7 +148,8 @@ fn paths() -> Value {
         json!({ "description": "A part of it", "content": content_of_video });
     download["responses"]["304"] = json!({ "description": "If-None-Match names it" });
     let event_page = content("text/html", json!({ "type": "string" }));
-    let metrics = content("application/openmetrics-text", json!({ "type": "string" }));
+    let line = json!({ "type": "string" });
+    let metrics = json!({ "text/plain": { "schema": line }, "application/openmetrics-text": { "schema": line } });
     let jobs = json!({
         "application/json": { "schema": { "type": "array", "items": refer("NewJob") } },
         "application/x-ndjson": {

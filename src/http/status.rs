@@ -13,12 +13,14 @@ use tokio::time::Instant;
 
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
-use super::input::{PathName, command, value};
+use super::input::{PathName, command, surplus, value};
 use crate::job::{Millis, Outcome};
 use crate::money::Money;
 use crate::places::day_start;
 use crate::store::{Counts, GateRow, SpendRow, StoreError};
 use crate::view::{self, money};
+
+const OPEN_METRICS: &str = "application/openmetrics-text";
 
 /// The longest reason of a pause, in bytes.
 pub(super) const MAX_REASON: usize = 1_000;
@@ -190,11 +192,6 @@ pub(super) async fn resume(
     set_paused(&app, None).await
 }
 
-fn surplus(name: &str, takes: &str) -> ApiError {
-    let message = format!("{name} is not known here: {takes}");
-    ApiError::param(name.to_owned(), "unknown_parameter", message)
-}
-
 async fn set_paused(app: &App, reason: Option<String>) -> ApiResult {
     let store = Arc::clone(&app.http.store);
     let now = app.http.clock.now();
@@ -204,8 +201,9 @@ async fn set_paused(app: &App, reason: Option<String>) -> ApiResult {
     Ok(ok(&json!({ "paused": paused(app).await? })))
 }
 
-/// OpenMetrics text: what the daemon counted, and what the table says.
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> ApiResult {
+/// What the daemon counted, and what the table says: as OpenMetrics for who asks
+/// for it, else in Prometheus' own text format.
+pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> ApiResult {
     let store = app.store();
     let counts = store.counts(None).await?;
     let spent = store.spend(0).await?;
@@ -283,10 +281,39 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> ApiResult {
         "Webhooks that are not taken yet",
         &one(waiting.to_string()),
     );
-    text.push_str("# EOF\n");
-    let kind =
-        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let mut accepted = headers.get_all(header::ACCEPT).iter();
+    let kind = if accepted.any(|accept| contains(accept, OPEN_METRICS)) {
+        text.push_str("# EOF\n");
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    } else {
+        text = classic(text);
+        "text/plain; version=0.0.4; charset=utf-8"
+    };
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+fn contains(value: &HeaderValue, word: &str) -> bool {
+    value.to_str().is_ok_and(|text| text.contains(word))
+}
+
+/// Prometheus' own format names a counter as its samples are named.
+fn classic(text: String) -> String {
+    let counter = |line: &str| {
+        Some(
+            line.strip_prefix("# TYPE ")?
+                .strip_suffix(" counter")?
+                .to_owned(),
+        )
+    };
+    let counters: Vec<String> = text.lines().filter_map(counter).collect();
+    counters.iter().fold(text, |text, name| {
+        ["HELP", "TYPE"].iter().fold(text, |text, word| {
+            text.replace(
+                &format!("# {word} {name} "),
+                &format!("# {word} {name}_total "),
+            )
+        })
+    })
 }
 
 /// A label's value.

@@ -428,10 +428,9 @@ async fn the_state_of_the_queue_is_told_to_people_and_to_prometheus() {
     );
     server.post("/api/pause", &json!({})).await;
     let metrics = server.get("/metrics").await;
-    assert!(
-        metrics
-            .header("content-type")
-            .starts_with("application/openmetrics-text; version=1.0.0")
+    assert_eq!(
+        metrics.header("content-type"),
+        "text/plain; version=0.0.4; charset=utf-8"
     );
     let since = format!(
         "reelq_gate_closed_since_seconds{{gate=\"submit\",cause=\"key_refused\"}} {}",
@@ -455,8 +454,40 @@ async fn the_state_of_the_queue_is_told_to_people_and_to_prometheus() {
             metrics.text
         );
     }
-    assert!(metrics.text.ends_with("\n# EOF\n"));
-    assert_eq!(metrics.text.matches("# EOF").count(), 1);
+    assert!(!metrics.text.contains("# EOF"));
+    let accept =
+        "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+    let request = server.request(Method::GET, "/metrics");
+    let open = answer(request.header("accept", accept)).await;
+    assert_eq!(
+        open.header("content-type"),
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    assert!(open.text.ends_with("\n# EOF\n"));
+    assert_eq!(open.text.matches("# EOF").count(), 1);
+    // The one names a counter with its suffix, the other without.
+    for name in [
+        "reelq_spend",
+        "reelq_submissions",
+        "reelq_polls",
+        "reelq_downloaded_bytes",
+    ] {
+        for (text, family) in [
+            (&metrics.text, format!("{name}_total")),
+            (&open.text, name.into()),
+        ] {
+            assert!(
+                text.contains(&format!("\n# TYPE {family} counter\n")),
+                "{text}"
+            );
+            assert!(text.contains(&format!("# HELP {family} ")), "{text}");
+        }
+    }
+    let samples = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(str::to_owned).collect()
+    };
+    assert_eq!(samples(&metrics.text), samples(&open.text));
     assert_eq!(server.get("/healthz").await.body, json!({"status": "ok"}));
     assert_eq!(server.get("/readyz").await.body, json!({"status": "ready"}));
 }

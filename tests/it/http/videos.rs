@@ -349,6 +349,8 @@ async fn pages_hold_every_video_once() {
         check_error(&refused, 400, "invalid_value");
         assert_eq!(refused.error("param"), bad.split('=').next().unwrap());
     }
+    let refused = server.get("/v1/videos?after=x").await;
+    assert_eq!(refused.error("message"), "after must be the id of a video");
 }
 
 #[tokio::test]
