@@ -11,7 +11,9 @@ use super::App;
 use super::error::ok;
 use super::params::OPENAI_MODELS;
 use super::status::MAX_REASON;
-use crate::job::{MAX_METADATA, MAX_NAME, MAX_PROMPT, MAX_TIME, MAX_URL, State as JobState};
+use crate::job::{
+    MAX_METADATA, MAX_NAME, MAX_PROMPT, MAX_TIME, MAX_URL, Outcome, State as JobState,
+};
 
 // Patterns of texts: of ASCII, and of any letters.
 const NO_NUL: [&str; 2] = ["^[\\u0001-\\u007f]*$", "^[^\\u0000]*$"];
@@ -397,6 +399,7 @@ fn answers() -> Value {
     let line = json!({ "type": "string" });
     let maybe = json!({ "type": ["string", "null"] });
     let time = json!({ "type": ["integer", "null"], "description": "Unix milliseconds" });
+    let maybe_amount = json!({ "type": ["number", "null"], "minimum": 0 });
     let maybe_number = json!({ "type": ["integer", "null"] });
     let ids = |text: &str| json!({ "type": ["array", "null"], "items": number, "maxItems": 10_000, "description": text });
     let yes = json!({ "type": "boolean" });
@@ -413,19 +416,26 @@ fn answers() -> Value {
         "error_code": maybe, "error_message": maybe,
         "created_at": number, "submitted_at": time, "completed_at": time, "finished_at": time,
     });
-    let spend =
-        json!({ "accepted": number, "cost": amount, "unsure": number, "unsure_cost": amount });
-    let mut batch = spend.clone();
-    batch["name"] = line.clone();
-    batch["counts"] = refer("Counts");
-    batch["settled"] = yes.clone();
+    let mut spend = Map::new();
+    for outcome in Outcome::ALL {
+        let entry = answer(json!({ "submissions": number, "cost": amount }));
+        spend.insert(outcome.as_str().to_owned(), entry);
+    }
+    let batch = json!({
+        "name": line, "jobs": refer("Counts"), "settled": yes,
+        "max_cost": maybe_amount, "spent": maybe_amount,
+    });
+    let mut one_batch = batch.clone();
+    one_batch["spend"] = refer("Spend");
     let mut detail = job.clone();
+    detail["endpoint"] = maybe.clone();
     detail["submissions"] = json!({ "type": "array", "items": answer(json!({
+        "job_id": number, "key": maybe, "batch": line, "state": line,
         "attempt": number, "started_at": number, "finished_at": time, "cost": amount, "task_id": maybe,
-        "outcome": { "enum": ["in_flight", "accepted", "rejected", "not_accepted", "unknown"] },
+        "outcome": { "enum": Outcome::ALL.map(Outcome::as_str) }, "resolution": maybe,
+        "http_status": maybe_number, "error": maybe, "request_id": maybe, "answer": maybe, "endpoint": line,
     })) });
     detail["events"] = list("Event");
-    let shown = answer(json!({ "name": line, "counts": refer("Counts"), "settled": yes }));
     let paused = json!({ "anyOf": [answer(json!({ "reason": line, "since": number })), { "type": "null" }] });
     json!({
         "Error": answer(json!({ "error": answer(json!({
@@ -465,15 +475,18 @@ fn answers() -> Value {
                 "items": answer(json!({ "key": line, "id": number })),
             },
         })),
-        "Batch": answer(batch),
+        "Batch": answer(one_batch),
         "Paused": answer(json!({ "paused": paused.clone() })),
         "Health": answer(json!({ "status": line })),
-        "Spend": answer(spend),
+        "Spend": answer(Value::Object(spend)),
         "Status": answer(json!({
-            "version": line, "now": number, "paused": paused, "counts": refer("Counts"),
-            "gates": { "type": "array", "items": answer(json!({ "name": line, "since": number, "until": time, "message": maybe, "advice": maybe })) },
-            "spend": answer(json!({ "today": refer("Spend"), "ever": refer("Spend") })),
-            "batches": { "type": "array", "items": shown },
+            "version": line, "now": number, "paused": paused, "jobs": refer("Counts"),
+            "held": { "type": "array", "items": answer(json!({
+                "name": line, "since": number, "until": time, "cause": line, "message": line, "advice": line,
+            })) },
+            "unconfirmed": { "type": "array", "items": number, "maxItems": 100 },
+            "spend": answer(json!({ "today": refer("Spend"), "total": refer("Spend") })),
+            "batches": { "type": "array", "items": answer(batch) },
             "batches_total": number, "webhooks_waiting": number,
         })),
     })

@@ -179,9 +179,7 @@ impl Draft {
         if let Some(size) = value.as_str().and_then(size_of) {
             return self.set("size", name, Value::from(size.as_str()).to_string());
         }
-        let found = value
-            .as_str()
-            .map_or_else(|| value.to_string(), |text| glance(text));
+        let found = value.as_str().map_or_else(|| value.to_string(), glance);
         let short = value.as_str().and_then(shorter_side);
         let why = short.map_or_else(String::new, |short| {
             format!(": the provider makes no video of {short} lines")

@@ -155,7 +155,7 @@ async fn a_long_stream_goes_in_while_others_are_served() {
     let (added, _) = tokio::join!(add(&server, "application/x-ndjson", body), server.new_job());
     assert_eq!(added.body["inserted"], 20_000);
     let batch = server.get("/api/batches/long").await.body;
-    assert_eq!(batch["counts"]["pending"], 20_000);
+    assert_eq!(batch["jobs"]["pending"], 20_000);
     assert_eq!(batch["settled"], false);
     // The spool has no name.
     let mut names: Vec<_> = std::fs::read_dir(server.folder.path())
@@ -377,14 +377,17 @@ async fn a_batch_says_how_far_it_is_and_what_it_cost() {
         (&json!(name), &json!(false))
     );
     assert_eq!(
-        (&batch["cost"], &batch["unsure_cost"]),
-        (&json!(0.6), &json!(0.6))
+        (&batch["spend"]["accepted"], &batch["spend"]["unknown"]),
+        (
+            &json!({"submissions": 1, "cost": 0.6}),
+            &json!({"submissions": 1, "cost": 0.6})
+        )
     );
     let (_, file) = server.video(1, b"video");
     server.happen(1, saved(file)).await;
     let batch = server.get(path).await.body;
     assert_eq!(
-        (&batch["settled"], &batch["counts"]["total"]),
+        (&batch["settled"], &batch["jobs"]["total"]),
         (&json!(true), &json!(2))
     );
     check_error(
@@ -410,19 +413,19 @@ async fn the_state_of_the_queue_is_told_to_people_and_to_prometheus() {
     server.store.set_gates(&[gate]).await.unwrap();
     let status = server.get("/api/status").await.body;
     assert_eq!(
-        (&status["counts"]["done"], &status["counts"]["total"]),
+        (&status["jobs"]["done"], &status["jobs"]["total"]),
         (&json!(1), &json!(2))
     );
     assert_eq!(
         (
-            &status["spend"]["ever"]["cost"],
-            &status["spend"]["ever"]["unsure"]
+            &status["spend"]["total"]["accepted"]["cost"],
+            &status["spend"]["total"]["unknown"]["submissions"]
         ),
         (&json!(0.6), &json!(1))
     );
-    assert_eq!(status["gates"][0]["advice"], "a");
+    assert_eq!(status["held"][0]["advice"], "a");
     assert_eq!(
-        status["gates"][0].get("gate"),
+        status["held"][0].get("gate"),
         None,
         "only the daemon reads that"
     );
@@ -490,6 +493,45 @@ async fn the_state_of_the_queue_is_told_to_people_and_to_prometheus() {
     assert_eq!(samples(&metrics.text), samples(&open.text));
     assert_eq!(server.get("/healthz").await.body, json!({"status": "ok"}));
     assert_eq!(server.get("/readyz").await.body, json!({"status": "ready"}));
+}
+
+/// One thing has one shape, whoever asks.
+#[tokio::test]
+async fn the_command_line_and_http_tell_the_same() {
+    let server = Server::start().await;
+    let id = server.done(b"video").await;
+    let unsure = server.new_job().await;
+    server.happen(unsure, unconfirmed()).await;
+    let cap = Some("9.00".parse().unwrap());
+    server.store.set_batch_cap("default", cap).await.unwrap();
+    server.post("/api/pause", &json!({"reason": "lunch"})).await;
+    let told = |args: &[&str]| -> Value {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_reelq"));
+        // It takes no setting that it does not know.
+        command.env_remove("REELQ_TEST_PYTHON");
+        command.args(["--config", "/dev/null", "--json", "--database"]);
+        let output = command.arg(server.store.path()).args(args).output();
+        serde_json::from_slice(&output.unwrap().stdout).unwrap()
+    };
+    let mut status = told(&["status"]);
+    let mut asked = server.get("/api/status").await.body;
+    let names = |value: &mut Value, own: &[&str]| {
+        let members = value.as_object_mut().unwrap();
+        for name in own {
+            assert!(members.remove(*name).is_some(), "{name}");
+        }
+    };
+    names(&mut status, &["database", "daemon", "foreign"]);
+    names(
+        &mut asked,
+        &["version", "now", "batches_total", "webhooks_waiting"],
+    );
+    assert_eq!(asked, status);
+    let mut batch = server.get("/api/batches/default").await.body;
+    names(&mut batch, &["spend"]);
+    assert_eq!(batch, status["batches"][0]);
+    let job = server.get(&format!("/api/jobs/{id}")).await.body;
+    assert_eq!(job, told(&["show", &id.to_string()]));
 }
 
 /// Every path of the description is served, and says that it takes what it takes.
