@@ -1,4 +1,4 @@
-//! What programs see of a job: the JSON of the command line and of HTTP.
+//! What programs see of jobs and of the queue: the JSON of the command line and of HTTP.
 //!
 //! The names are the table's columns; times are Unix milliseconds, amounts are
 //! numbers with all of their decimals.
