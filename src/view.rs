@@ -1,15 +1,20 @@
-//! What programs see of a job: the JSON of the command line and of HTTP.
+//! What programs see of jobs and of the queue: the JSON of the command line and of HTTP.
 //!
 //! The names are the table's columns; times are Unix milliseconds, amounts are
 //! numbers with all of their decimals.
 
 use serde::Serialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::job::{Job, JobId, Millis, Outcome, Size, State};
 use crate::money::Money;
-use crate::store::{Counts, LedgerRow};
+use crate::store::{
+    Batch, Cap, Counts, Event, Filter, GateRow, LedgerRow, SpendRow, Store, StoreError,
+};
+
+/// Unconfirmed jobs that are named in a [`Status`].
+const UNCONFIRMED: u32 = 100;
 
 /// A job, its fields in the order of the documentation.
 #[derive(Debug, Serialize)]
@@ -124,6 +129,148 @@ impl<'a> From<&'a LedgerRow> for SubmissionView<'a> {
             state: &row.state,
         }
     }
+}
+
+/// A job with where its task belongs, its ledger and its history.
+pub fn detail(of: &Job, ledger: &[LedgerRow], history: &[Event]) -> Value {
+    let ledger: Vec<SubmissionView> = ledger.iter().map(SubmissionView::from).collect();
+    let mut value = job(of);
+    value["endpoint"] = json!(of.endpoint);
+    value["submissions"] = json!(ledger);
+    value["events"] = json!(history);
+    value
+}
+
+/// How the queue stands.
+#[derive(Debug)]
+pub struct Status {
+    /// Why and since when submitting is paused.
+    pub paused: Option<(String, Millis)>,
+    /// The jobs of all batches.
+    pub counts: Counts,
+    /// The newest first.
+    pub batches: Vec<Batch>,
+    /// What batches may cost.
+    pub caps: Vec<Cap>,
+    /// What holds stages back.
+    pub held: Vec<Held>,
+    /// Jobs that wait for a person's word; at most a hundred.
+    pub unconfirmed: Vec<JobId>,
+    /// What was submitted since the budget's day began.
+    pub today: Vec<SpendRow>,
+    /// What was submitted ever.
+    pub total: Vec<SpendRow>,
+}
+
+impl Status {
+    /// Reads it. `day_start`: when the budget's day began.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn read(store: &Store, day_start: Millis) -> Result<Status, StoreError> {
+        let batches = store.batches().await?;
+        let mut counts = Counts::default();
+        for batch in &batches {
+            counts += batch.counts;
+        }
+        let unconfirmed = Filter {
+            state: Some(State::Unconfirmed),
+            limit: Some(UNCONFIRMED),
+            ..Filter::default()
+        };
+        Ok(Status {
+            paused: store.fact("paused").await?,
+            counts,
+            batches,
+            caps: store.caps().await?,
+            held: store.gates().await?.into_iter().map(Held::from).collect(),
+            unconfirmed: store.list_ids(&unconfirmed).await?,
+            today: spend_rows(store.spend(day_start).await?),
+            total: spend_rows(store.spend(0).await?),
+        })
+    }
+
+    /// As programs see it, with so many of the batches.
+    pub fn json(&self, batches: usize) -> Value {
+        let shown = self.batches.iter().take(batches);
+        json!({
+            "paused": paused(self.paused.as_ref()),
+            "jobs": counts(&self.counts),
+            "batches": shown.map(|shown| batch(shown, &self.caps)).collect::<Vec<_>>(),
+            "held": self.held,
+            "unconfirmed": self.unconfirmed,
+            "spend": { "today": spend(&self.today), "total": spend(&self.total) },
+        })
+    }
+}
+
+/// What holds a stage back, as the daemon put it.
+#[derive(Debug, Serialize)]
+pub struct Held {
+    /// Which stage or limit.
+    pub name: String,
+    /// Since when.
+    pub since: Millis,
+    /// When it is looked at again.
+    pub until: Option<Millis>,
+    /// Why, in one word.
+    pub cause: String,
+    /// Why, in a sentence.
+    pub message: String,
+    /// What can be done about it.
+    pub advice: String,
+}
+
+impl From<GateRow> for Held {
+    fn from(row: GateRow) -> Held {
+        let detail: Value = serde_json::from_str(&row.detail).unwrap_or_default();
+        let text = |name: &str| detail[name].as_str().unwrap_or_default().to_owned();
+        Held {
+            cause: text("cause"),
+            message: text("message"),
+            advice: text("advice"),
+            name: row.name,
+            since: row.since,
+            until: row.until,
+        }
+    }
+}
+
+/// Why and since when submitting is paused; null if it is not.
+pub fn paused(paused: Option<&(String, Millis)>) -> Value {
+    json!(paused.map(|(reason, since)| json!({ "reason": reason, "since": since })))
+}
+
+/// How far a batch is, and what its cap is.
+pub fn batch(batch: &Batch, caps: &[Cap]) -> Value {
+    let cap = caps.iter().find(|cap| cap.batch == batch.name);
+    json!({
+        "name": batch.name,
+        "jobs": counts(&batch.counts),
+        "settled": batch.counts.settled() == batch.counts.total(),
+        "max_cost": cap.map(|cap| money(cap.max_cost)),
+        "spent": cap.map(|cap| money(cap.spent)),
+    })
+}
+
+/// How many submissions ended in each way, and what they cost or may have cost.
+pub fn spend(rows: &[SpendRow]) -> Value {
+    let entry = |outcome: Outcome| {
+        let row = rows.iter().find(|row| row.outcome == outcome);
+        let (count, cost) = row.map_or((0, Money::ZERO), |row| (row.count, row.cost));
+        let entry = json!({ "submissions": count, "cost": money(cost) });
+        (outcome.as_str().to_owned(), entry)
+    };
+    Value::Object(Outcome::ALL.into_iter().map(entry).collect())
+}
+
+fn spend_rows(rows: Vec<(Outcome, u64, Money)>) -> Vec<SpendRow> {
+    let row = |(outcome, count, cost)| SpendRow {
+        outcome,
+        count,
+        cost,
+    };
+    rows.into_iter().map(row).collect()
 }
 
 /// How many jobs are in each state, and in all.

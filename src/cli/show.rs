@@ -2,15 +2,13 @@
 
 use std::fmt::Display;
 
-use serde_json::json;
-
 use super::Context;
 use super::failure::{ExitStatus, Failure};
 use super::format;
 use super::select::{self, JobRef, Outcome};
 use crate::job::{Job, Millis};
 use crate::store::{Event, LedgerRow, Open};
-use crate::view::{self, SubmissionView};
+use crate::view;
 
 const AFTER_HELP: &str = "\
     With --json it is the job with the columns of the table `jobs`, and beside them `submissions` \
@@ -53,15 +51,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
     let ledger = store.ledger(Some(job.id), None, None).await?;
     let history = store.history(job.id).await?;
     if context.json() {
-        let mut value = view::job(&job);
-        if let Some(fields) = value.as_object_mut() {
-            let submissions: Vec<SubmissionView> =
-                ledger.iter().map(SubmissionView::from).collect();
-            fields.insert("endpoint".to_owned(), json!(job.endpoint));
-            fields.insert("submissions".to_owned(), json!(submissions));
-            fields.insert("events".to_owned(), json!(history));
-        }
-        context.out.json(&value)?;
+        context.out.json(&view::detail(&job, &ledger, &history))?;
     } else {
         let now = context.clock.now();
         print_job(&job, now, context)?;

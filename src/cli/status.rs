@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use super::Context;
 use super::failure::{ExitStatus, Failure};
 use super::format::{self, counted};
-use super::pause::PAUSED;
-use crate::job::{JobId, Millis, Outcome, State};
+use crate::job::{Millis, Outcome, State};
 use crate::lock::{self, Holder};
 use crate::money::Money;
 use crate::places;
-use crate::store::{Batch, Cap, Counts, Filter, GateRow, Open, Store};
-use crate::view;
+use crate::store::{Counts, Open, SpendRow, Store};
+pub use crate::view::Held;
+use crate::view::Status;
 
 const AFTER_HELP: &str = "\
     `held` says what keeps jobs waiting and what can be done about it; the daemon writes it down \
@@ -26,9 +26,6 @@ const AFTER_HELP: &str = "\
 /// Batches in the table for people.
 const BATCHES: usize = 20;
 
-/// Unconfirmed jobs that are named.
-const UNCONFIRMED: u32 = 100;
-
 /// Nothing to say.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -39,42 +36,10 @@ struct Report {
     now: Millis,
     /// `None`: it could not be found out.
     daemon: Option<Option<Holder>>,
-    paused: Option<(String, Millis)>,
-    counts: Counts,
-    batches: Vec<Batch>,
-    caps: Vec<Cap>,
-    held: Vec<Held>,
-    unconfirmed: Vec<JobId>,
+    status: Status,
     /// Running tasks of another base URL or key than the configured one.
     foreign: Vec<(String, u64)>,
-    today: Vec<(Outcome, u64, Money)>,
-    ever: Vec<(Outcome, u64, Money)>,
     has_prices: bool,
-}
-
-/// What holds a stage back, as the daemon put it.
-pub struct Held {
-    name: String,
-    since: Millis,
-    until: Option<Millis>,
-    cause: String,
-    message: String,
-    advice: String,
-}
-
-impl From<GateRow> for Held {
-    fn from(row: GateRow) -> Held {
-        let detail: Value = serde_json::from_str(&row.detail).unwrap_or_default();
-        let text = |name: &str| detail[name].as_str().unwrap_or_default().to_owned();
-        Held {
-            cause: text("cause"),
-            message: text("message"),
-            advice: text("advice"),
-            name: row.name,
-            since: row.since,
-            until: row.until,
-        }
-    }
 }
 
 impl Held {
@@ -110,20 +75,10 @@ async fn gather(store: &Store, context: &Context) -> Result<Report, Failure> {
     let day_start = places::day_start(now, &settings.budget.timezone);
     // Without a readable key nobody can tell whose the tasks are.
     let own = settings.api_key().ok().map(|key| settings.endpoint(&key));
-    let unconfirmed = Filter {
-        state: Some(State::Unconfirmed),
-        limit: Some(UNCONFIRMED),
-        ..Filter::default()
-    };
     Ok(Report {
         now,
         daemon: lock::holder(store.path()).ok(),
-        paused: store.fact(PAUSED).await?,
-        counts: store.counts(None).await?,
-        batches: store.batches().await?,
-        caps: store.caps().await?,
-        held: store.gates().await?.into_iter().map(Held::from).collect(),
-        unconfirmed: store.list_ids(&unconfirmed).await?,
+        status: Status::read(store, day_start).await?,
         foreign: match own {
             None => Vec::new(),
             Some(own) => {
@@ -132,59 +87,23 @@ async fn gather(store: &Store, context: &Context) -> Result<Report, Failure> {
                 endpoints
             }
         },
-        today: store.spend(day_start).await?,
-        ever: store.spend(0).await?,
         has_prices: !settings.budget.price_per_second.is_empty(),
     })
 }
 
 impl Report {
     fn json(&self, store: &Store) -> Value {
-        let spend = |rows: &[(Outcome, u64, Money)]| -> Value {
-            Outcome::ALL
-                .into_iter()
-                .map(|outcome| {
-                    let row = rows.iter().find(|row| row.0 == outcome);
-                    let (count, cost) = row.map_or((0, Money::ZERO), |row| (row.1, row.2));
-                    let entry = json!({ "submissions": count, "cost": view::money(cost) });
-                    (outcome.as_str().to_owned(), entry)
-                })
-                .collect::<serde_json::Map<_, _>>()
-                .into()
-        };
-        let cap = |name: &str| self.caps.iter().find(|cap| cap.batch == name);
-        json!({
-            "database": store.path().display().to_string(),
-            "daemon": self.daemon.map(|holder| json!({
-                "running": holder.is_some(),
-                "pid": holder.and_then(|holder| holder.pid),
-            })),
-            "paused": self.paused.as_ref().map(|(reason, since)| json!({
-                "reason": reason,
-                "since": since,
-            })),
-            "jobs": view::counts(&self.counts),
-            "batches": self.batches.iter().map(|batch| json!({
-                "name": batch.name,
-                "jobs": view::counts(&batch.counts),
-                "max_cost": cap(&batch.name).map(|cap| view::money(cap.max_cost)),
-                "spent": cap(&batch.name).map(|cap| view::money(cap.spent)),
-            })).collect::<Vec<_>>(),
-            "held": self.held.iter().map(|held| json!({
-                "name": held.name,
-                "cause": held.cause,
-                "message": held.message,
-                "advice": held.advice,
-                "since": held.since,
-                "until": held.until,
-            })).collect::<Vec<_>>(),
-            "unconfirmed": self.unconfirmed,
-            "foreign": self.foreign.iter().map(|(endpoint, tasks)| json!({
-                "endpoint": endpoint,
-                "tasks": tasks,
-            })).collect::<Vec<_>>(),
-            "spend": { "today": spend(&self.today), "total": spend(&self.ever) },
-        })
+        let mut value = self.status.json(usize::MAX);
+        value["database"] = json!(store.path().display().to_string());
+        value["daemon"] = json!(self.daemon.map(|holder| json!({
+            "running": holder.is_some(),
+            "pid": holder.and_then(|holder| holder.pid),
+        })));
+        let foreign = self.foreign.iter();
+        value["foreign"] = foreign
+            .map(|(endpoint, tasks)| json!({ "endpoint": endpoint, "tasks": tasks }))
+            .collect();
+        value
     }
 
     fn print(&self, store: &Store, context: &Context) -> Result<(), Failure> {
@@ -193,8 +112,8 @@ impl Report {
         };
         line("queue", store.path().display().to_string())?;
         line("daemon", self.daemon_words())?;
-        line("jobs", counts_words(&self.counts))?;
-        if let Some((reason, since)) = &self.paused {
+        line("jobs", counts_words(&self.status.counts))?;
+        if let Some((reason, since)) = &self.status.paused {
             line(
                 "paused",
                 format!(
@@ -205,17 +124,17 @@ impl Report {
                 ),
             )?;
         }
-        for held in &self.held {
+        for held in &self.status.held {
             self.print_held(held, context)?;
         }
-        let unconfirmed = self.counts.of(State::Unconfirmed);
+        let unconfirmed = self.status.counts.of(State::Unconfirmed);
         if unconfirmed > 0 {
             line(
                 "CHECK",
                 format!(
                     "{} may have been charged: {}",
                     counted(unconfirmed, "unconfirmed job"),
-                    format::listed(&self.unconfirmed, 10)
+                    format::listed(&self.status.unconfirmed, 10)
                 ),
             )?;
             line(
@@ -234,8 +153,8 @@ impl Report {
                 ),
             )?;
         }
-        line("today", self.spend_words(&self.today))?;
-        line("in all", self.spend_words(&self.ever))?;
+        line("today", self.spend_words(&self.status.today))?;
+        line("in all", self.spend_words(&self.status.total))?;
         self.print_batches(context)
     }
 
@@ -267,10 +186,15 @@ impl Report {
     }
 
     /// `12 accepted 7.20, 1 unknown 0.60`
-    fn spend_words(&self, rows: &[(Outcome, u64, Money)]) -> String {
+    fn spend_words(&self, rows: &[SpendRow]) -> String {
         let words: Vec<String> = rows
             .iter()
-            .map(|(outcome, count, cost)| {
+            .map(|row| {
+                let SpendRow {
+                    outcome,
+                    count,
+                    cost,
+                } = row;
                 let name = outcome.as_str().replace('_', " ");
                 // What was not accepted costs nothing.
                 let is_paid = matches!(
@@ -292,16 +216,16 @@ impl Report {
     }
 
     fn print_batches(&self, context: &Context) -> Result<(), Failure> {
-        if self.batches.is_empty() {
+        if self.status.batches.is_empty() {
             return Ok(());
         }
         let mut table = format::table(&[
             "BATCH", "JOBS", "DONE", "RUNNING", "WAITING", "FAILED", "OTHER", "COST CAP",
         ]);
         format::align_right(&mut table, &[1, 2, 3, 4, 5, 6]);
-        for batch in self.batches.iter().take(BATCHES) {
+        for batch in self.status.batches.iter().take(BATCHES) {
             let of = |state| batch.counts.of(state);
-            let cap = self.caps.iter().find(|cap| cap.batch == batch.name);
+            let cap = self.status.caps.iter().find(|cap| cap.batch == batch.name);
             let numbers = [
                 batch.counts.total(),
                 of(State::Done),
@@ -319,10 +243,10 @@ impl Report {
         }
         context.out.line("")?;
         context.out.text(format::table_text(&table))?;
-        if self.batches.len() > BATCHES {
+        if self.status.batches.len() > BATCHES {
             context.out.line(format_args!(
                 "and {} older ones; --json has them all",
-                self.batches.len() - BATCHES
+                self.status.batches.len() - BATCHES
             ))?;
         }
         Ok(())

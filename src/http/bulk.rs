@@ -11,15 +11,16 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use futures_util::StreamExt;
+use serde::Serialize;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
 use super::input::{broken_off, media_type, patient, wrong_type};
-use crate::intake::{Defaults, Format, LineFault, ReadError, read};
-use crate::job::JobSpec;
-use crate::store::StoreError;
+use crate::intake::{Defaults, Entry, Format, LineFault, ReadError, read};
+use crate::job::{JobId, JobSpec};
+use crate::store::{Insertion, StoreError, There};
 
 /// The longest body: some ten million jobs.
 const MAX_BODY: u64 = 8 << 30;
@@ -30,8 +31,11 @@ const LEFT_FREE: u64 = 256 << 20;
 /// How often free space is looked at, in bytes.
 const LOOK: u64 = 16 << 20;
 
-/// Bad lines that are told; further ones are counted.
+/// Bad lines and differing keys that are told; further ones are counted.
 const TOLD: usize = 100;
+
+/// Ids in an answer; of more, the first and the last are told.
+const IDS: usize = 10_000;
 
 /// Jobs that are read at once.
 const PORTION: usize = 1_000;
@@ -59,17 +63,82 @@ pub(super) async fn add(State(app): State<Arc<App>>, headers: HeaderMap, body: B
         .map_err(|_| ApiError::internal())??;
     let store = Arc::clone(&app.http.store);
     let source = reopen(&spool)?;
-    let (inserted, existing) = app
+    let added: Result<Added, BulkError> = app
         .change(async move {
             let mut entries = read(format, source, &Defaults::default());
-            let feed = || -> Result<Vec<JobSpec>, BulkError> {
-                let portion: Result<Vec<_>, ReadError> = entries.by_ref().take(PORTION).collect();
-                Ok(portion?.into_iter().map(|entry| entry.spec).collect())
-            };
-            store.insert_from(feed).await
+            store
+                .insert_with(async |insertion| insert(&mut entries, insertion).await)
+                .await
         })
-        .await??;
-    Ok(ok(&json!({ "inserted": inserted, "existing": existing })))
+        .await?;
+    Ok(ok(&json!(added?)))
+}
+
+/// What went in and what was there, in the words of `reelq add --json`.
+#[derive(Serialize)]
+struct Added {
+    inserted: u64,
+    existing: u64,
+    /// All of them, or nothing.
+    ids: Option<Vec<JobId>>,
+    first_id: Option<JobId>,
+    last_id: Option<JobId>,
+    /// All of them, in the order of the request, or nothing.
+    existing_ids: Option<Vec<JobId>>,
+    /// How many keys are of jobs that ask for another video.
+    differing_keys: u64,
+    /// The first of those.
+    differing: Vec<Differing>,
+}
+
+/// A key whose job asks for another video, and that job.
+#[derive(Serialize)]
+struct Differing {
+    key: Option<String>,
+    id: JobId,
+}
+
+/// Inserts every entry, one portion at a time.
+async fn insert(
+    entries: &mut (impl Iterator<Item = Result<Entry, ReadError>> + Send),
+    insertion: &mut Insertion<'_>,
+) -> Result<Added, BulkError> {
+    let (mut there, mut differing, mut differing_keys) = (Vec::new(), Vec::new(), 0);
+    loop {
+        let portion: Result<Vec<JobSpec>, ReadError> =
+            entries.take(PORTION).map(|entry| Ok(entry?.spec)).collect();
+        let portion = portion?;
+        if portion.is_empty() {
+            break;
+        }
+        let note = |found: There<'_>| {
+            if there.len() < IDS {
+                there.push(found.id);
+            }
+            if found.is_same {
+                return;
+            }
+            differing_keys += 1;
+            if differing.len() < TOLD {
+                let key = found.spec.key.clone();
+                differing.push(Differing { key, id: found.id });
+            }
+        };
+        insertion.push(&portion, note).await?;
+    }
+    let (inserted, existing) = (insertion.inserted(), insertion.existing());
+    let ids = insertion.ids(IDS as u32).await?;
+    let all = |ids: Vec<JobId>, count: u64| (ids.len() as u64 == count).then_some(ids);
+    Ok(Added {
+        inserted,
+        existing,
+        first_id: ids.first().copied(),
+        last_id: insertion.last(),
+        ids: all(ids, inserted),
+        existing_ids: all(there, existing),
+        differing_keys,
+        differing,
+    })
 }
 
 enum BulkError {

@@ -11,7 +11,7 @@ use super::error::{ApiError, ApiResult, ok};
 use super::input::{body, media_type, members, wrong_type};
 use super::params::{Given, judge};
 use super::{App, form, videos};
-use crate::job::{Job, JobId, JobSpec, Millis};
+use crate::job::{Job, JobId, JobSpec, MAX_NAME, Millis};
 
 /// OpenAI's SDKs send a request again by themselves within this time.
 const RETRIES: Millis = 15 * 60_000;
@@ -56,15 +56,23 @@ fn from_json(bytes: &[u8]) -> ApiResult<Vec<Given>> {
         .collect()
 }
 
+/// The key of the header. A header's other bytes mean different letters to
+/// different clients, and a key that is misread is a video that is paid twice.
 fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
     let Some(value) = headers.get("idempotency-key") else {
         return Ok(None);
     };
-    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| {
-        let message = "Idempotency-Key is not UTF-8 text";
-        ApiError::param("Idempotency-Key", "invalid_value", message)
-    })?;
-    Ok(Some(text.to_owned()))
+    let is_good = |text: &&str| (1..=MAX_NAME).contains(&text.len()) && !text.contains('\t');
+    match value.to_str().ok().filter(is_good) {
+        Some(text) => Ok(Some(text.to_owned())),
+        None => {
+            let message = format!(
+                "Idempotency-Key must be 1 to {MAX_NAME} printable ASCII characters; any other key goes into \
+                 the body, as key"
+            );
+            Err(ApiError::param("Idempotency-Key", "invalid_value", message))
+        }
+    }
 }
 
 /// Puts the job into the queue. False: it was there already.

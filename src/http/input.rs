@@ -242,6 +242,12 @@ pub(super) async fn command(
     }
 }
 
+/// 400 for a member that a command does not take.
+pub(super) fn surplus(name: &str, takes: &str) -> ApiError {
+    let message = format!("{name} is not known here: {takes}");
+    ApiError::param(name.to_owned(), "unknown_parameter", message)
+}
+
 /// A member's value, in the type that it must have.
 pub(super) fn value<T: DeserializeOwned>(name: &str, raw: &RawValue, wanted: &str) -> ApiResult<T> {
     serde_json::from_str(raw.get()).map_err(|_| {

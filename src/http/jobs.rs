@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
-use super::input::{JobName, Query, command, value};
+use super::input::{JobName, Query, command, surplus, value};
 use crate::job::{Event, Job, JobId, State as JobState, is_task_id};
 use crate::step::{self, Illegal};
-use crate::store::{Edited, Filter, LedgerRow};
+use crate::store::{Edited, Filter};
 use crate::view;
 
 /// A page of a list, if nothing else is asked for.
@@ -67,27 +67,8 @@ pub(super) async fn get(State(app): State<Arc<App>>, id: JobName) -> ApiResult {
     let store = app.store();
     let job = store.job(number).await?.ok_or_else(|| unknown(&id))?;
     let ledger = store.ledger(Some(number), None, None).await?;
-    let mut shown = view::job(&job);
-    shown["submissions"] = ledger.iter().map(submission).collect();
-    shown["events"] = json!(store.history(number).await?);
-    Ok(ok(&shown))
-}
-
-/// A POST that was begun.
-fn submission(row: &LedgerRow) -> Value {
-    json!({
-        "attempt": row.attempt,
-        "started_at": row.started_at,
-        "finished_at": row.finished_at,
-        "outcome": row.outcome,
-        "resolution": row.resolution,
-        "cost": view::money(row.cost),
-        "http_status": row.http_status,
-        "task_id": row.task_id,
-        "error": row.error,
-        "request_id": row.request_id,
-        "answer": row.answer,
-    })
+    let history = store.history(number).await?;
+    Ok(ok(&view::detail(&job, &ledger, &history)))
 }
 
 pub(super) async fn retry(
@@ -165,11 +146,6 @@ pub(super) async fn resolve(
         (Some(event), true) => edit(&app, &id, move |_| Some(event.clone())).await,
         _ => Err(ApiError::bad("invalid_value", ONE_OF)),
     }
-}
-
-fn surplus(name: &str, takes: &str) -> ApiError {
-    let message = format!("{name} is not known here: {takes}");
-    ApiError::param(name.to_owned(), "unknown_parameter", message)
 }
 
 /// Applies a person's command and answers with the job as it is then. No event:

@@ -10,18 +10,30 @@ use serde_json::{Map, Value, json};
 use super::App;
 use super::error::ok;
 use super::params::OPENAI_MODELS;
-use crate::job::{MAX_NAME, MAX_PROMPT, MAX_TIME, MAX_URL, State as JobState};
+use super::status::MAX_REASON;
+use crate::job::{
+    MAX_METADATA, MAX_NAME, MAX_PROMPT, MAX_TIME, MAX_URL, Outcome, State as JobState,
+};
 
-/// Not blank, and no NUL in it.
-const NOT_BLANK: &str = "^[^\\u0000]*[^\\u0000 \\t\\n\\r][^\\u0000]*$";
-const URL: &str = "^[hH][tT][tT][pP][sS]?://[^/?#\\u0000 \\t\\n\\r][^\\u0000 \\t\\n\\r]*$";
+// Patterns of texts: of ASCII, and of any letters.
+const NO_NUL: [&str; 2] = ["^[\\u0001-\\u007f]*$", "^[^\\u0000]*$"];
+const NOT_BLANK: [&str; 2] = [
+    "^[\\u0001-\\u007f]*[!-~][\\u0001-\\u007f]*$",
+    "^[^\\u0000]*[^\\u0000 \\t\\n\\r][^\\u0000]*$",
+];
+const URL: [&str; 2] = [
+    "^[hH][tT][tT][pP][sS]?://[!\"$-.0->@-~][!-~]*$",
+    "^[hH][tT][tT][pP][sS]?://[^/?#\\u0000 \\t\\n\\r][^\\u0000 \\t\\n\\r]*$",
+];
 const SECONDS: &str = "^([1-9]|1[0-5])$";
 const WHOLE: &str = "^(0|-?[1-9][0-9]{0,17})$";
-const TIME: &str = "^(19[89][0-9]|2[0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])\
-     T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])$";
-const MILLIS: &str = "^([1-9][0-9]{0,6}|[1-9][0-9]{11,13})$";
+/// Unix milliseconds as a text.
+const MILLIS: &str = "^(0|[1-9][0-9]{0,6}|[1-9][0-9]{11,13})$";
 const VIDEO_ID: &str = "^(video_)?[1-9][0-9]{0,17}$";
 const OBJECT: &str = "^\\{\\}$|^\\{\"[A-Za-z0-9_]{1,40}\":\"[A-Za-z0-9_ ]{0,40}\"\\}$";
+
+/// What is behind it is taken off, as of any header.
+const IDEMPOTENCY_KEY: &str = "^[!-~]([ -~]{0,198}[!-~])?[ \\t]*$";
 
 pub(super) async fn get(State(app): State<Arc<App>>) -> Response {
     ok(&describe(&app.http.model, app.http.token.is_some()))
@@ -117,8 +129,9 @@ fn paths() -> Value {
     let key = json!({
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "Becomes the job's key: the same request gives the same job again, another one 409",
-        "schema": { "type": "string", "pattern": "^[!-~]{1,200}$" },
+        "description": "Becomes the job's key: the same request gives the same job again, another one 409. \
+            Printable ASCII; any other key goes into the body. Blanks around it are not part of it",
+        "schema": { "type": "string", "pattern": IDEMPOTENCY_KEY },
     });
     let new_video = json!({
         "application/json": { "schema": refer("NewVideo") },
@@ -137,15 +150,15 @@ fn paths() -> Value {
         json!({ "description": "A part of it", "content": content_of_video });
     download["responses"]["304"] = json!({ "description": "If-None-Match names it" });
     let event_page = content("text/html", json!({ "type": "string" }));
-    let metrics = content("application/openmetrics-text", json!({ "type": "string" }));
+    let line = json!({ "type": "string" });
+    let metrics = json!({ "text/plain": { "schema": line }, "application/openmetrics-text": { "schema": line } });
     let jobs = json!({
         "application/json": { "schema": { "type": "array", "items": refer("NewJob") } },
         "application/x-ndjson": {
             "schema": { "type": "string", "description": "One NewJob a line, as many as there are" },
         },
     });
-    let reason =
-        json!({ "type": ["string", "null"], "maxLength": 1000, "pattern": "^[^\\u0000]*$" });
+    let reason = nullable(text(MAX_REASON, NO_NUL));
     json!({
         "/v1/videos": {
             "get": asking(of_json("listVideos", "Videos, newest first", "VideoList"), json!([
@@ -228,15 +241,22 @@ fn answer(properties: Value) -> Value {
     json!({ "type": "object", "required": names, "properties": properties })
 }
 
-fn text(length: usize, pattern: &str) -> Value {
-    json!({ "type": "string", "minLength": 1, "maxLength": length, "pattern": pattern })
+/// A text of at most so many bytes. JSON Schema counts characters: what it
+/// promises is an ASCII text of that length, or a quarter of it in any letters.
+fn text(bytes: usize, [ascii, any]: [&str; 2]) -> Value {
+    json!({
+        "description": format!("At most {bytes} bytes of UTF-8, whatever the letters"),
+        "anyOf": [
+            { "type": "string", "maxLength": bytes, "pattern": ascii },
+            { "type": "string", "maxLength": bytes / 4, "pattern": any },
+        ],
+    })
 }
 
 fn nullable(mut schema: Value) -> Value {
     match schema.get("type") {
         Some(Value::String(kind)) => {
             schema["type"] = json!([kind, "null"]);
-            // The empty text of a nullable member is judged by its pattern alone.
             schema
         }
         _ => json!({ "anyOf": [schema, { "type": "null" }] }),
@@ -250,30 +270,49 @@ fn size_pattern() -> String {
         (720, "7[2-9][0-9]|[89][0-9]{2}|[1-9][0-9]{3}"),
         (1080, "10[89][0-9]|1[1-9][0-9]{2}|[2-9][0-9]{3}"),
     ];
-    let sides = longer.map(|(short, long)| format!("{short}x({long})|({long})x{short}"));
-    format!("^((480|720|1080)p|{})$", sides.join("|"))
+    let sides = longer.map(|(short, long)| format!("{short}[xX]({long})|({long})[xX]{short}"));
+    format!("^((480|720|1080)[pP]|{})$", sides.join("|"))
+}
+
+/// A time by RFC 3339, of 1980 to 2999.
+fn time_pattern() -> String {
+    let year = "(19[89][0-9]|2[0-9]{3})";
+    let leap_year = "(19(8[048]|9[26])|2[0-9](0[48]|[2468][048]|[13579][26])|2[048]00)";
+    let day = "(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31";
+    let time = "([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)(\\.[0-9]{1,9})?";
+    let offset = "([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])";
+    format!("^({year}-({day})|{leap_year}-02-29)[Tt ]{time}{offset}$")
 }
 
 fn not_before() -> Value {
-    json!({ "anyOf": [
-        { "type": "integer", "minimum": 0, "maximum": 9_999_999, "description": "Unix milliseconds" },
-        { "type": "integer", "minimum": 100_000_000_000_i64, "maximum": MAX_TIME, "description": "Unix milliseconds" },
-        { "type": "string", "pattern": TIME },
-        { "type": "null" },
-    ] })
+    json!({
+        "description": "Unix milliseconds, or a time of 1980 to 2999 by RFC 3339. A text may also be a time in a named zone, \
+            such as 2026-01-31T18:00[Asia/Shanghai]",
+        "anyOf": [
+            { "type": "integer", "minimum": 0, "maximum": 9_999_999 },
+            { "type": "integer", "minimum": 100_000_000_000_i64, "maximum": MAX_TIME },
+            { "type": "string", "pattern": time_pattern() },
+            { "type": "string", "pattern": MILLIS },
+            { "type": "null" },
+        ],
+    })
 }
 
 /// What a job of any kind may have beside what it asks for.
 fn common() -> Map<String, Value> {
     let mut members = Map::new();
     let priority = json!({ "type": ["integer", "null"], "minimum": i64::MIN, "maximum": i64::MAX });
+    let metadata = json!({
+        "type": ["object", "null"],
+        "description": format!("Handed through. At most {MAX_METADATA} bytes, numbers within the range of a double"),
+    });
     for (name, schema) in [
         ("key", nullable(text(MAX_NAME, NOT_BLANK))),
         ("batch", nullable(text(MAX_NAME, NOT_BLANK))),
         ("prompt", text(MAX_PROMPT, NOT_BLANK)),
         ("priority", priority),
         ("not_before", not_before()),
-        ("metadata", json!({ "type": ["object", "null"] })),
+        ("metadata", metadata),
     ] {
         members.insert(name.to_owned(), schema);
     }
@@ -295,7 +334,11 @@ fn schemas(model: &str) -> Value {
     );
 
     let seconds = json!({ "anyOf": [duration, { "type": "string", "pattern": SECONDS }, { "type": "null" }] });
-    let size = json!({ "type": ["string", "null"], "pattern": size_pattern() });
+    let size = json!({
+        "type": ["string", "null"],
+        "description": "480p, 720p or 1080p, or WIDTHxHEIGHT, of which the shorter side counts",
+        "pattern": size_pattern(),
+    });
     let model_or_none = |none: Option<Value>| {
         let all = models.iter().map(|name| json!(name)).chain(none);
         json!({ "enum": all.collect::<Vec<_>>() })
@@ -319,11 +362,12 @@ fn schemas(model: &str) -> Value {
     let mut new_video = object(Value::Object(new_video), &["prompt"]);
     let given = |name: &str| json!({ "required": [name], "properties": { name: { "not": { "type": "null" } } } });
     new_video["oneOf"] = json!([given("image_url"), given("image"), given("input_reference")]);
+    let absent = |name: &str| json!({ "properties": { name: { "type": "null" } } });
     new_video["allOf"] = json!([
-        { "not": { "required": ["seconds", "duration"] } },
-        { "not": { "required": ["size", "resolution"] } },
+        { "anyOf": [absent("seconds"), absent("duration")] },
+        { "anyOf": [absent("size"), absent("resolution")] },
     ]);
-    let new_video_form = object(
+    let mut new_video_form = object(
         json!({
             "prompt": text(MAX_PROMPT, NOT_BLANK),
             "image_url": url,
@@ -333,11 +377,15 @@ fn schemas(model: &str) -> Value {
             "key": text(MAX_NAME, NOT_BLANK),
             "batch": text(MAX_NAME, NOT_BLANK),
             "priority": { "type": "string", "pattern": WHOLE },
-            "not_before": { "type": "string", "pattern": format!("{TIME}|{MILLIS}") },
+            "not_before": { "type": "string", "pattern": format!("{}|{MILLIS}", time_pattern()) },
             "metadata": { "type": "string", "pattern": OBJECT, "description": "The text of a JSON object, or metadata[NAME] for each member" },
         }),
         &["prompt", "image_url"],
     );
+    new_video_form["description"] =
+        "The other names of NewVideo are taken too, and in the place of image_url \
+        input_reference[image_url] or input_reference as the text of a JSON object"
+            .into();
     let mut schemas = answers();
     schemas["NewJob"] = object(Value::Object(new_job), &["prompt", "image_url"]);
     schemas["NewVideo"] = new_video;
@@ -351,6 +399,9 @@ fn answers() -> Value {
     let line = json!({ "type": "string" });
     let maybe = json!({ "type": ["string", "null"] });
     let time = json!({ "type": ["integer", "null"], "description": "Unix milliseconds" });
+    let maybe_amount = json!({ "type": ["number", "null"], "minimum": 0 });
+    let maybe_number = json!({ "type": ["integer", "null"] });
+    let ids = |text: &str| json!({ "type": ["array", "null"], "items": number, "maxItems": 10_000, "description": text });
     let yes = json!({ "type": "boolean" });
     let list = |name: &str| json!({ "type": "array", "items": refer(name) });
     let mut counts = Map::new();
@@ -361,23 +412,30 @@ fn answers() -> Value {
     let job = json!({
         "id": number, "key": maybe, "batch": line, "state": refer("State"),
         "progress": { "type": "integer", "minimum": 0, "maximum": 100 },
-        "task_id": maybe, "path": maybe, "bytes": { "type": ["integer", "null"] }, "sha256": maybe,
+        "task_id": maybe, "path": maybe, "bytes": maybe_number, "sha256": maybe,
         "error_code": maybe, "error_message": maybe,
         "created_at": number, "submitted_at": time, "completed_at": time, "finished_at": time,
     });
-    let spend =
-        json!({ "accepted": number, "cost": amount, "unsure": number, "unsure_cost": amount });
-    let mut batch = spend.clone();
-    batch["name"] = line.clone();
-    batch["counts"] = refer("Counts");
-    batch["settled"] = yes.clone();
+    let mut spend = Map::new();
+    for outcome in Outcome::ALL {
+        let entry = answer(json!({ "submissions": number, "cost": amount }));
+        spend.insert(outcome.as_str().to_owned(), entry);
+    }
+    let batch = json!({
+        "name": line, "jobs": refer("Counts"), "settled": yes,
+        "max_cost": maybe_amount, "spent": maybe_amount,
+    });
+    let mut one_batch = batch.clone();
+    one_batch["spend"] = refer("Spend");
     let mut detail = job.clone();
+    detail["endpoint"] = maybe.clone();
     detail["submissions"] = json!({ "type": "array", "items": answer(json!({
+        "job_id": number, "key": maybe, "batch": line, "state": line,
         "attempt": number, "started_at": number, "finished_at": time, "cost": amount, "task_id": maybe,
-        "outcome": { "enum": ["in_flight", "accepted", "rejected", "not_accepted", "unknown"] },
+        "outcome": { "enum": Outcome::ALL.map(Outcome::as_str) }, "resolution": maybe,
+        "http_status": maybe_number, "error": maybe, "request_id": maybe, "answer": maybe, "endpoint": line,
     })) });
     detail["events"] = list("Event");
-    let shown = answer(json!({ "name": line, "counts": refer("Counts"), "settled": yes }));
     let paused = json!({ "anyOf": [answer(json!({ "reason": line, "since": number })), { "type": "null" }] });
     json!({
         "Error": answer(json!({ "error": answer(json!({
@@ -404,18 +462,31 @@ fn answers() -> Value {
         "VideoDeleted": answer(json!({ "id": line, "object": { "const": "video.deleted" }, "deleted": { "const": true } })),
         "Job": answer(job),
         "JobDetail": answer(detail),
-        "JobList": answer(json!({ "jobs": list("Job"), "last_id": { "type": ["integer", "null"] }, "has_more": yes })),
+        "JobList": answer(json!({ "jobs": list("Job"), "last_id": maybe_number, "has_more": yes })),
         "Event": answer(json!({ "id": number, "job_id": number, "at": number, "event": line, "state": refer("State"), "detail": maybe })),
-        "Added": answer(json!({ "inserted": number, "existing": number })),
-        "Batch": answer(batch),
+        "Added": answer(json!({
+            "inserted": number, "existing": number,
+            "ids": ids("Of the new jobs, in the order of the request; null if they are more than 10,000"),
+            "first_id": maybe_number, "last_id": maybe_number,
+            "existing_ids": ids("Of the jobs that had the key of a left out one; null if they are more than 10,000"),
+            "differing_keys": { "type": "integer", "description": "How many of those jobs ask for another video" },
+            "differing": {
+                "type": "array", "maxItems": 100, "description": "The first of those keys and their jobs",
+                "items": answer(json!({ "key": line, "id": number })),
+            },
+        })),
+        "Batch": answer(one_batch),
         "Paused": answer(json!({ "paused": paused.clone() })),
         "Health": answer(json!({ "status": line })),
-        "Spend": answer(spend),
+        "Spend": answer(Value::Object(spend)),
         "Status": answer(json!({
-            "version": line, "now": number, "paused": paused, "counts": refer("Counts"),
-            "gates": { "type": "array", "items": answer(json!({ "name": line, "since": number, "until": time, "message": maybe, "advice": maybe })) },
-            "spend": answer(json!({ "today": refer("Spend"), "ever": refer("Spend") })),
-            "batches": { "type": "array", "items": shown },
+            "version": line, "now": number, "paused": paused, "jobs": refer("Counts"),
+            "held": { "type": "array", "items": answer(json!({
+                "name": line, "since": number, "until": time, "cause": line, "message": line, "advice": line,
+            })) },
+            "unconfirmed": { "type": "array", "items": number, "maxItems": 100 },
+            "spend": answer(json!({ "today": refer("Spend"), "total": refer("Spend") })),
+            "batches": { "type": "array", "items": answer(batch) },
             "batches_total": number, "webhooks_waiting": number,
         })),
     })

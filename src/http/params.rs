@@ -75,13 +75,12 @@ impl Draft {
         self.fault(name, "invalid_value", format!("{name} {rule}"));
     }
 
-    /// Two names may stand for one column if they say the same.
+    /// Several names stand for one column; one of them may be given.
     fn set(&mut self, column: &'static str, name: &str, json: String) {
         match self.columns.iter().find(|(there, ..)| *there == column) {
             None => self.columns.push((column, name.to_owned(), json)),
-            Some((_, _, same)) if *same == json => {}
             Some((_, other, _)) => {
-                let rule = format!("and {other} say two different things");
+                let rule = format!("and {other} mean the same: send one of them");
                 self.invalid(name, &rule);
             }
         }
@@ -97,7 +96,7 @@ impl Draft {
             "key" if self.columns.iter().any(|(there, ..)| *there == "key") => {}
             "prompt" | "batch" | "key" => self.set(column(name), name, given.json()),
             "image_url" | "image" => self.image(name, &given.value),
-            "input_reference" => self.reference(&given.value),
+            "input_reference" => self.reference(given),
             "duration" | "seconds" => self.seconds(given),
             "size" | "resolution" => self.size(name, &given.value),
             "priority" => self.priority(given),
@@ -122,18 +121,16 @@ impl Draft {
                  provider can reach it and pass that http(s) URL",
             );
         }
-        if let Some((_, other, _)) = self
-            .columns
-            .iter()
-            .find(|(there, ..)| *there == "image_url")
-        {
-            let rule = format!("and {other} are both given: pass the input image once");
-            return self.invalid(name, &rule);
-        }
         self.set("image_url", name, value.to_string());
     }
 
-    fn reference(&mut self, value: &Value) {
+    fn reference(&mut self, given: &Given) {
+        let parsed = match given.object_text().map(serde_json::from_str) {
+            None => None,
+            Some(Ok(value)) => Some(value),
+            Some(Err(error)) => return self.not_an_object(&given.name, &error),
+        };
+        let value: &Value = parsed.as_ref().unwrap_or(&given.value);
         let Some(object) = value.as_object() else {
             return self.image("input_reference", value);
         };
@@ -168,7 +165,7 @@ impl Draft {
                     return self.invalid(&given.name, &rule);
                 }
             },
-            // Whole numbers in any spelling, such as 6.0, are compared as numbers.
+            // 6.0 and 6e0 are whole numbers too.
             Value::Number(number) => match number.as_f64() {
                 Some(n) if n.fract() == 0.0 && n.abs() < 1e6 => (n as i64).to_string(),
                 _ => number.to_string(),
@@ -179,17 +176,19 @@ impl Draft {
     }
 
     fn size(&mut self, name: &str, value: &Value) {
-        match value.as_str().and_then(size_of) {
-            Some(size) => self.set("size", name, Value::from(size.as_str()).to_string()),
-            None => self.invalid(
-                name,
-                &format!(
-                    "must be 480p, 720p or 1080p, or WIDTHxHEIGHT with a shorter side of 480, 720 or 1080, \
-                     found {}",
-                    value.as_str().map_or_else(|| value.to_string(), glance)
-                ),
-            ),
+        if let Some(size) = value.as_str().and_then(size_of) {
+            return self.set("size", name, Value::from(size.as_str()).to_string());
         }
+        let found = value.as_str().map_or_else(|| value.to_string(), glance);
+        let short = value.as_str().and_then(shorter_side);
+        let why = short.map_or_else(String::new, |short| {
+            format!(": the provider makes no video of {short} lines")
+        });
+        let rule = format!(
+            "must be 480p, 720p or 1080p, or WIDTHxHEIGHT with a shorter side of 480, 720 or 1080, \
+             found {found}{why}"
+        );
+        self.invalid(name, &rule);
     }
 
     fn priority(&mut self, given: &Given) {
@@ -207,20 +206,18 @@ impl Draft {
     }
 
     fn metadata(&mut self, given: &Given) {
-        let json = match &given.value {
-            // In a form an object is written as its text, or taken apart into names.
-            Value::String(text) if given.loose && text.trim_start().starts_with('{') => {
-                match serde_json::from_str::<Value>(text) {
-                    Ok(_) => text.clone(),
-                    Err(error) => {
-                        let rule = format!("must be a JSON object: {error}");
-                        return self.invalid(&given.name, &rule);
-                    }
-                }
-            }
-            _ => given.json(),
+        let json = match given.object_text() {
+            None => given.json(),
+            Some(text) => match serde_json::from_str::<Value>(text) {
+                Ok(_) => text.to_owned(),
+                Err(error) => return self.not_an_object(&given.name, &error),
+            },
         };
         self.set("metadata", &given.name, json);
+    }
+
+    fn not_an_object(&mut self, name: &str, error: &serde_json::Error) {
+        self.invalid(name, &format!("must be a JSON object: {error}"));
     }
 
     fn other(&mut self, given: &Given) {
@@ -300,6 +297,12 @@ impl Draft {
 }
 
 impl Given {
+    /// In a form an object is written as its text, or taken apart into names.
+    fn object_text(&self) -> Option<&str> {
+        let text = self.value.as_str().filter(|_| self.loose)?;
+        text.trim_start().starts_with('{').then_some(text)
+    }
+
     fn json(&self) -> String {
         self.source
             .clone()
@@ -346,16 +349,21 @@ fn is_known(name: &str) -> bool {
 
 /// `720p`, or two sides of which the shorter one counts.
 fn size_of(text: &str) -> Option<Size> {
-    if let Ok(size) = text.parse() {
+    if let Ok(size) = text.to_ascii_lowercase().parse() {
         return Some(size);
     }
-    let (width, height) = text.split_once('x')?;
+    let short = shorter_side(text)?;
+    Size::ALL.into_iter().find(|size| size.lines() == short)
+}
+
+/// 720 of `1280x720`.
+fn shorter_side(text: &str) -> Option<u32> {
+    let (width, height) = text.split_once(['x', 'X'])?;
     let side = |text: &str| {
         let side: u32 = text.parse().ok()?;
         (side <= 9_999 && side.to_string() == text).then_some(side)
     };
-    let short = side(width)?.min(side(height)?);
-    Size::ALL.into_iter().find(|size| size.lines() == short)
+    Some(side(width)?.min(side(height)?))
 }
 
 /// At most the beginning of what was found.
@@ -375,7 +383,9 @@ mod tests {
         for (text, size) in [
             ("480p", Some(Size::P480)),
             ("720p", Some(Size::P720)),
+            ("720P", Some(Size::P720)),
             ("1280x720", Some(Size::P720)),
+            ("1280X720", Some(Size::P720)),
             ("720x1280", Some(Size::P720)),
             ("720x720", Some(Size::P720)),
             ("1920x1080", Some(Size::P1080)),
@@ -384,13 +394,12 @@ mod tests {
             ("1792x1024", None),
             ("4k", None),
             ("720", None),
-            ("720P", None),
             ("0720x1280", None),
             ("+720x1280", None),
             ("720x99999", None),
             ("720x", None),
             ("x720", None),
-            ("1280X720", None),
+            ("1280xx720", None),
             ("", None),
         ] {
             assert_eq!(size_of(text), size, "{text:?}");

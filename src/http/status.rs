@@ -13,15 +13,17 @@ use tokio::time::Instant;
 
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
-use super::input::{PathName, command, value};
+use super::input::{PathName, command, surplus, value};
 use crate::job::{Millis, Outcome};
 use crate::money::Money;
 use crate::places::day_start;
-use crate::store::{Counts, GateRow, SpendRow, StoreError};
-use crate::view::{self, money};
+use crate::store::{Batch, StoreError};
+use crate::view::{self, Held, Status};
+
+const OPEN_METRICS: &str = "application/openmetrics-text";
 
 /// The longest reason of a pause, in bytes.
-const MAX_REASON: usize = 1_000;
+pub(super) const MAX_REASON: usize = 1_000;
 
 /// Batches in an answer, the newest first.
 const BATCHES: usize = 100;
@@ -73,89 +75,30 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> ApiResult {
 async fn summary(app: &App) -> Result<Value, StoreError> {
     let store = app.store();
     let now = app.http.clock.now();
-    let today = day_start(now, &app.http.timezone);
-    let batches = store.batches().await?;
-    let mut total = Counts::default();
-    for batch in &batches {
-        total += batch.counts;
-    }
-    Ok(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "now": now,
-        "paused": paused(app).await?,
-        "gates": store.gates().await?.iter().map(gate).collect::<Vec<_>>(),
-        "counts": view::counts(&total),
-        "spend": { "today": spend(&rows(store.spend(today).await?)), "ever": spend(&rows(store.spend(0).await?)) },
-        "batches": batches.iter().take(BATCHES).map(|batch| json!({
-            "name": batch.name,
-            "counts": view::counts(&batch.counts),
-            "settled": batch.counts.settled() == batch.counts.total(),
-        })).collect::<Vec<_>>(),
-        "batches_total": batches.len(),
-        "webhooks_waiting": store.messages_waiting().await?,
-    }))
-}
-
-async fn paused(app: &App) -> Result<Value, StoreError> {
-    Ok(match app.store().fact("paused").await? {
-        None => Value::Null,
-        Some((reason, since)) => json!({ "reason": reason, "since": since }),
-    })
-}
-
-/// What holds a stage back, without what only the daemon reads.
-fn gate(row: &GateRow) -> Value {
-    let detail: Value = serde_json::from_str(&row.detail).unwrap_or_default();
-    let text = |name: &str| detail.get(name).and_then(Value::as_str);
-    json!({
-        "name": row.name,
-        "since": row.since,
-        "until": row.until,
-        "cause": text("cause"),
-        "message": text("message"),
-        "advice": text("advice"),
-    })
-}
-
-fn rows(spent: Vec<(Outcome, u64, Money)>) -> Vec<SpendRow> {
-    let row = |(outcome, count, cost)| SpendRow {
-        outcome,
-        count,
-        cost,
-    };
-    spent.into_iter().map(row).collect()
-}
-
-/// What was paid for surely, and what may have been.
-fn spend(rows: &[SpendRow]) -> Value {
-    let of = |outcomes: &[Outcome]| {
-        let rows = rows.iter().filter(|row| outcomes.contains(&row.outcome));
-        rows.fold((0, Money::ZERO), |(count, cost), row| {
-            (count + row.count, cost + row.cost)
-        })
-    };
-    let (accepted, cost) = of(&[Outcome::Accepted]);
-    let (unsure, unsure_cost) = of(&[Outcome::InFlight, Outcome::Unknown]);
-    json!({
-        "accepted": accepted,
-        "cost": money(cost),
-        "unsure": unsure,
-        "unsure_cost": money(unsure_cost),
-    })
+    let status = Status::read(store, day_start(now, &app.http.timezone)).await?;
+    let mut summary = status.json(BATCHES);
+    summary["version"] = json!(env!("CARGO_PKG_VERSION"));
+    summary["now"] = json!(now);
+    summary["batches_total"] = json!(status.batches.len());
+    summary["webhooks_waiting"] = json!(store.messages_waiting().await?);
+    Ok(summary)
 }
 
 pub(super) async fn batch(State(app): State<Arc<App>>, name: PathName) -> ApiResult {
     let store = app.store();
-    let of_batch = store.counts(Some(&name.0)).await?;
-    if of_batch.total() == 0 {
+    let counts = store.counts(Some(&name.0)).await?;
+    if counts.total() == 0 {
         let shown: String = name.0.chars().take(100).collect();
         let message = format!("there is no job in a batch {shown:?}");
         return Err(ApiError::not_found("batch_not_found", message).of("name"));
     }
-    let mut answer = spend(&store.spend_of_batch(&name.0).await?);
-    answer["name"] = name.0.into();
-    answer["counts"] = view::counts(&of_batch);
-    answer["settled"] = (of_batch.settled() == of_batch.total()).into();
+    let spent = store.spend_of_batch(&name.0).await?;
+    let batch = Batch {
+        name: name.0,
+        counts,
+    };
+    let mut answer = view::batch(&batch, &store.caps().await?);
+    answer["spend"] = view::spend(&spent);
     Ok(ok(&answer))
 }
 
@@ -190,22 +133,19 @@ pub(super) async fn resume(
     set_paused(&app, None).await
 }
 
-fn surplus(name: &str, takes: &str) -> ApiError {
-    let message = format!("{name} is not known here: {takes}");
-    ApiError::param(name.to_owned(), "unknown_parameter", message)
-}
-
 async fn set_paused(app: &App, reason: Option<String>) -> ApiResult {
     let store = Arc::clone(&app.http.store);
     let now = app.http.clock.now();
     app.change(async move { store.set_fact("paused", reason.as_deref(), now).await })
         .await??;
     *app.shown.lock().await = None;
-    Ok(ok(&json!({ "paused": paused(app).await? })))
+    let paused = app.store().fact("paused").await?;
+    Ok(ok(&json!({ "paused": view::paused(paused.as_ref()) })))
 }
 
-/// OpenMetrics text: what the daemon counted, and what the table says.
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> ApiResult {
+/// What the daemon counted, and what the table says: as OpenMetrics for who asks
+/// for it, else in Prometheus' own text format.
+pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> ApiResult {
     let store = app.store();
     let counts = store.counts(None).await?;
     let spent = store.spend(0).await?;
@@ -249,15 +189,15 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> ApiResult {
         &one(unsure),
     );
     let mut closed: Vec<(String, Millis)> = gates
-        .iter()
+        .into_iter()
         .map(|row| {
-            let cause = gate(row)["cause"].as_str().unwrap_or_default().to_owned();
+            let held = Held::from(row);
             let labels = format!(
                 "{{gate=\"{}\",cause=\"{}\"}}",
-                escape(&row.name),
-                escape(&cause)
+                escape(&held.name),
+                escape(&held.cause)
             );
-            (labels, row.since)
+            (labels, held.since)
         })
         .collect();
     if let Some((_, since)) = paused {
@@ -283,10 +223,39 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> ApiResult {
         "Webhooks that are not taken yet",
         &one(waiting.to_string()),
     );
-    text.push_str("# EOF\n");
-    let kind =
-        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let mut accepted = headers.get_all(header::ACCEPT).iter();
+    let kind = if accepted.any(|accept| contains(accept, OPEN_METRICS)) {
+        text.push_str("# EOF\n");
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    } else {
+        text = classic(text);
+        "text/plain; version=0.0.4; charset=utf-8"
+    };
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+fn contains(value: &HeaderValue, word: &str) -> bool {
+    value.to_str().is_ok_and(|text| text.contains(word))
+}
+
+/// Prometheus' own format names a counter as its samples are named.
+fn classic(text: String) -> String {
+    let counter = |line: &str| {
+        Some(
+            line.strip_prefix("# TYPE ")?
+                .strip_suffix(" counter")?
+                .to_owned(),
+        )
+    };
+    let counters: Vec<String> = text.lines().filter_map(counter).collect();
+    counters.iter().fold(text, |text, name| {
+        ["HELP", "TYPE"].iter().fold(text, |text, word| {
+            text.replace(
+                &format!("# {word} {name} "),
+                &format!("# {word} {name}_total "),
+            )
+        })
+    })
 }
 
 /// A label's value.

@@ -89,7 +89,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, query: Query) -> ApiResult
         Some(text) => {
             let after = JobName(text.to_owned()).id(app.store()).await?;
             Some(after.ok_or_else(|| {
-                ApiError::param("after", "invalid_value", "after is no video's id")
+                ApiError::param("after", "invalid_value", "after must be the id of a video")
             })?)
         }
     };

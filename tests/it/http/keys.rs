@@ -55,14 +55,17 @@ async fn one_key_is_one_job() {
     }
     let two = keyed("k-1", wanted(json!({"key": "k-2"}))).await;
     check_error(&two, 409, "two_keys");
-    for bad in [" ".repeat(3), "k".repeat(201)] {
+    let words = keyed("k 1, of  2", wanted(json!({}))).await;
+    assert_eq!(words.body["reelq"]["key"], "k 1, of  2");
+    // What a header's other bytes mean is not agreed upon.
+    for bad in [" ".repeat(3), "k".repeat(201), "k\t1".into(), "é".into()] {
         let refused = keyed(&bad, body.clone()).await;
         assert_eq!(
             (refused.status.as_u16(), refused.error("param")),
             (400, "Idempotency-Key")
         );
     }
-    assert_eq!(server.store.counts(None).await.unwrap().total(), 1);
+    assert_eq!(server.store.counts(None).await.unwrap().total(), 2);
 
     // Many at once are one as well.
     let many = (0..20).map(|_| keyed("k-3", wanted(json!({}))));

@@ -41,8 +41,8 @@ async fn jobs_come_as_lines_or_as_an_array() {
     ] {
         let added = add(&server, kind, body.to_owned()).await;
         assert_eq!(
-            added.body,
-            json!({"inserted": inserted, "existing": existing}),
+            (&added.body["inserted"], &added.body["existing"]),
+            (&json!(inserted), &json!(existing)),
             "{added:?}"
         );
     }
@@ -52,6 +52,49 @@ async fn jobs_come_as_lines_or_as_an_array() {
         415,
         "unsupported_media_type",
     );
+}
+
+/// A producer that has lost its answer asks again, and learns its jobs.
+#[tokio::test]
+async fn an_add_answers_with_the_jobs_that_are_there() {
+    let server = Server::start().await;
+    server.create(json!({"key": "a"})).await;
+    server.create(json!({"key": "b", "seconds": 4})).await;
+    let body = ["a", "c", "b", "d", "c"].map(|key| line(json!({"key": key})));
+    let added = add(&server, "application/x-ndjson", body.concat()).await;
+    let id = async |key: &str| server.store.id_of_key(key).await.unwrap().unwrap();
+    let [a, b, c, d] = [id("a").await, id("b").await, id("c").await, id("d").await];
+    let wanted = json!({
+        "inserted": 2, "ids": [c, d], "first_id": c, "last_id": d,
+        "existing": 3, "existing_ids": [a, b, c],
+        "differing_keys": 1, "differing": [{"key": "b", "id": b}],
+    });
+    assert_eq!(added.body, wanted);
+    let none = add(&server, "application/json", "[]").await.body;
+    assert_eq!((&none["ids"], &none["last_id"]), (&json!([]), &Value::Null));
+
+    // The answer has an end.
+    let many: String = (0..10_001)
+        .map(|n| line(json!({"key": n.to_string()})))
+        .collect();
+    let added = add(&server, "application/x-ndjson", many.clone())
+        .await
+        .body;
+    assert_eq!(
+        (&added["ids"], &added["first_id"], &added["last_id"]),
+        (
+            &Value::Null,
+            &json!(id("0").await),
+            &json!(id("10000").await)
+        )
+    );
+    let other = many.replace("harbour", "port");
+    let added = add(&server, "application/x-ndjson", other).await.body;
+    assert_eq!(
+        (&added["existing_ids"], &added["differing_keys"]),
+        (&Value::Null, &json!(10_001))
+    );
+    assert_eq!(added["differing"].as_array().unwrap().len(), 100);
 }
 
 #[tokio::test]
@@ -112,7 +155,7 @@ async fn a_long_stream_goes_in_while_others_are_served() {
     let (added, _) = tokio::join!(add(&server, "application/x-ndjson", body), server.new_job());
     assert_eq!(added.body["inserted"], 20_000);
     let batch = server.get("/api/batches/long").await.body;
-    assert_eq!(batch["counts"]["pending"], 20_000);
+    assert_eq!(batch["jobs"]["pending"], 20_000);
     assert_eq!(batch["settled"], false);
     // The spool has no name.
     let mut names: Vec<_> = std::fs::read_dir(server.folder.path())
@@ -334,14 +377,17 @@ async fn a_batch_says_how_far_it_is_and_what_it_cost() {
         (&json!(name), &json!(false))
     );
     assert_eq!(
-        (&batch["cost"], &batch["unsure_cost"]),
-        (&json!(0.6), &json!(0.6))
+        (&batch["spend"]["accepted"], &batch["spend"]["unknown"]),
+        (
+            &json!({"submissions": 1, "cost": 0.6}),
+            &json!({"submissions": 1, "cost": 0.6})
+        )
     );
     let (_, file) = server.video(1, b"video");
     server.happen(1, saved(file)).await;
     let batch = server.get(path).await.body;
     assert_eq!(
-        (&batch["settled"], &batch["counts"]["total"]),
+        (&batch["settled"], &batch["jobs"]["total"]),
         (&json!(true), &json!(2))
     );
     check_error(
@@ -367,28 +413,27 @@ async fn the_state_of_the_queue_is_told_to_people_and_to_prometheus() {
     server.store.set_gates(&[gate]).await.unwrap();
     let status = server.get("/api/status").await.body;
     assert_eq!(
-        (&status["counts"]["done"], &status["counts"]["total"]),
+        (&status["jobs"]["done"], &status["jobs"]["total"]),
         (&json!(1), &json!(2))
     );
     assert_eq!(
         (
-            &status["spend"]["ever"]["cost"],
-            &status["spend"]["ever"]["unsure"]
+            &status["spend"]["total"]["accepted"]["cost"],
+            &status["spend"]["total"]["unknown"]["submissions"]
         ),
         (&json!(0.6), &json!(1))
     );
-    assert_eq!(status["gates"][0]["advice"], "a");
+    assert_eq!(status["held"][0]["advice"], "a");
     assert_eq!(
-        status["gates"][0].get("gate"),
+        status["held"][0].get("gate"),
         None,
         "only the daemon reads that"
     );
     server.post("/api/pause", &json!({})).await;
     let metrics = server.get("/metrics").await;
-    assert!(
-        metrics
-            .header("content-type")
-            .starts_with("application/openmetrics-text; version=1.0.0")
+    assert_eq!(
+        metrics.header("content-type"),
+        "text/plain; version=0.0.4; charset=utf-8"
     );
     let since = format!(
         "reelq_gate_closed_since_seconds{{gate=\"submit\",cause=\"key_refused\"}} {}",
@@ -412,10 +457,81 @@ async fn the_state_of_the_queue_is_told_to_people_and_to_prometheus() {
             metrics.text
         );
     }
-    assert!(metrics.text.ends_with("\n# EOF\n"));
-    assert_eq!(metrics.text.matches("# EOF").count(), 1);
+    assert!(!metrics.text.contains("# EOF"));
+    let accept =
+        "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+    let request = server.request(Method::GET, "/metrics");
+    let open = answer(request.header("accept", accept)).await;
+    assert_eq!(
+        open.header("content-type"),
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    assert!(open.text.ends_with("\n# EOF\n"));
+    assert_eq!(open.text.matches("# EOF").count(), 1);
+    // The one names a counter with its suffix, the other without.
+    for name in [
+        "reelq_spend",
+        "reelq_submissions",
+        "reelq_polls",
+        "reelq_downloaded_bytes",
+    ] {
+        for (text, family) in [
+            (&metrics.text, format!("{name}_total")),
+            (&open.text, name.into()),
+        ] {
+            assert!(
+                text.contains(&format!("\n# TYPE {family} counter\n")),
+                "{text}"
+            );
+            assert!(text.contains(&format!("# HELP {family} ")), "{text}");
+        }
+    }
+    let samples = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(str::to_owned).collect()
+    };
+    assert_eq!(samples(&metrics.text), samples(&open.text));
     assert_eq!(server.get("/healthz").await.body, json!({"status": "ok"}));
     assert_eq!(server.get("/readyz").await.body, json!({"status": "ready"}));
+}
+
+/// One thing has one shape, whoever asks.
+#[tokio::test]
+async fn the_command_line_and_http_tell_the_same() {
+    let server = Server::start().await;
+    let id = server.done(b"video").await;
+    let unsure = server.new_job().await;
+    server.happen(unsure, unconfirmed()).await;
+    let cap = Some("9.00".parse().unwrap());
+    server.store.set_batch_cap("default", cap).await.unwrap();
+    server.post("/api/pause", &json!({"reason": "lunch"})).await;
+    let told = |args: &[&str]| -> Value {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_reelq"));
+        // It takes no setting that it does not know.
+        command.env_remove("REELQ_TEST_PYTHON");
+        command.args(["--config", "/dev/null", "--json", "--database"]);
+        let output = command.arg(server.store.path()).args(args).output();
+        serde_json::from_slice(&output.unwrap().stdout).unwrap()
+    };
+    let mut status = told(&["status"]);
+    let mut asked = server.get("/api/status").await.body;
+    let names = |value: &mut Value, own: &[&str]| {
+        let members = value.as_object_mut().unwrap();
+        for name in own {
+            assert!(members.remove(*name).is_some(), "{name}");
+        }
+    };
+    names(&mut status, &["database", "daemon", "foreign"]);
+    names(
+        &mut asked,
+        &["version", "now", "batches_total", "webhooks_waiting"],
+    );
+    assert_eq!(asked, status);
+    let mut batch = server.get("/api/batches/default").await.body;
+    names(&mut batch, &["spend"]);
+    assert_eq!(batch, status["batches"][0]);
+    let job = server.get(&format!("/api/jobs/{id}")).await.body;
+    assert_eq!(job, told(&["show", &id.to_string()]));
 }
 
 /// Every path of the description is served, and says that it takes what it takes.

@@ -57,7 +57,7 @@ async fn what_is_wrong_is_refused_by_its_name() {
         (json!({"seconds": "06"}), "seconds", "invalid_value"),
         (json!({"seconds": true}), "seconds", "invalid_value"),
         (
-            json!({"seconds": 4, "duration": 5}),
+            json!({"seconds": 4, "duration": 4}),
             "seconds",
             "invalid_value",
         ),
@@ -65,7 +65,7 @@ async fn what_is_wrong_is_refused_by_its_name() {
         (json!({"size": "1024x1792"}), "size", "invalid_value"),
         (json!({"size": 720}), "size", "invalid_value"),
         (
-            json!({"size": "480p", "resolution": "720p"}),
+            json!({"size": "720p", "resolution": "720p"}),
             "size",
             "invalid_value",
         ),
@@ -137,6 +137,11 @@ async fn what_is_wrong_is_refused_by_its_name() {
         assert_eq!(refused.error("param"), param, "{more}: {refused:?}");
         assert_eq!(refused.error("type"), "invalid_request_error");
     }
+    // OpenAI's own sizes that the provider has not.
+    let refused = server.create(json!({"size": "1792x1024"})).await;
+    assert!(refused.error("message").ends_with(
+        "a shorter side of 480, 720 or 1080, found \"1792x1024\": the provider makes no video of 1024 lines"
+    ));
     // All faults are told at once, and a name that was meant is guessed.
     let refused = server
         .create(json!({"promt": "x", "seconds": 99, "images": [1]}))

@@ -88,6 +88,14 @@ async fn the_openai_package_works_by_its_base_url() {
     python(vec![script.to_owned(), daemon.url.clone()]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs jsonschema_rs, which schemathesis from PyPI brings: .ci/run installs it, REELQ_TEST_PYTHON names its Python"]
+async fn the_description_is_right_at_its_edges() {
+    let daemon = Daemon::start().await;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/description.py");
+    python(vec![script.to_owned(), daemon.url.clone()]).await;
+}
+
 /// No 5xx, and nothing that is unlike its description.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs schemathesis from PyPI: .ci/run installs it, REELQ_TEST_PYTHON names its Python"]

@@ -24,11 +24,12 @@ async fn a_video_goes_in_by_the_provider_s_names_and_by_openai_s() {
             "720p",
         ),
         (
-            json!({"seconds": "8", "duration": 8, "size": "720p", "resolution": "1280x720"}),
+            json!({"seconds": "8", "duration": null, "size": null, "resolution": "1280X720"}),
             "8",
             "720p",
         ),
         (json!({"size": "1920x1080"}), "6", "1080p"),
+        (json!({"size": "480P"}), "6", "480p"),
         (
             json!({"seconds": null, "size": null, "key": null, "metadata": null, "image": null}),
             "6",
@@ -112,6 +113,17 @@ async fn a_form_says_the_same() {
     let metadata = json!({"film": "harbour", "scene": {"number": "7"}, "tags": ["a", "b"]});
     assert_eq!(job["metadata"], metadata);
 
+    // As `curl -F 'input_reference={...};type=application/json'` sends it.
+    let reference = [
+        ("prompt", "p"),
+        (
+            "input_reference",
+            " {\"image_url\": \"https://example.com/2.png\"}",
+        ),
+    ];
+    let made = form(&server, &reference, None).await;
+    assert_eq!(made.body["reelq"]["image_url"], "https://example.com/2.png");
+
     let basics = [("prompt", "p"), ("image_url", "https://example.com/1.png")];
     for (field, param) in [
         (("seconds", "16"), "seconds"),
@@ -120,6 +132,11 @@ async fn a_form_says_the_same() {
         (("not_before", "tomorrow"), "not_before"),
         (("metadata", "no object"), "metadata"),
         (("metadata", "{broken"), "metadata"),
+        (("input_reference", "{broken"), "input_reference"),
+        (
+            ("input_reference", "{\"file_id\": \"file_1\"}"),
+            "input_reference.file_id",
+        ),
         (("prompt", "again"), "prompt"),
         (("images[]", "https://example.com/2.png"), "images"),
         (
@@ -151,7 +168,13 @@ async fn a_form_says_the_same() {
 async fn form(server: &Server, fields: &[(&str, &str)], file: Option<&str>) -> Answer {
     let mut body = Vec::new();
     for (name, text) in fields {
-        let head = format!("--xYz\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n");
+        let kind = if text.trim_start().starts_with('{') {
+            "Content-Type: application/json\r\n"
+        } else {
+            ""
+        };
+        let head =
+            format!("--xYz\r\nContent-Disposition: form-data; name=\"{name}\"\r\n{kind}\r\n");
         body.extend([head.as_bytes(), text.as_bytes(), b"\r\n"].concat());
     }
     if let Some(name) = file {
@@ -326,6 +349,8 @@ async fn pages_hold_every_video_once() {
         check_error(&refused, 400, "invalid_value");
         assert_eq!(refused.error("param"), bad.split('=').next().unwrap());
     }
+    let refused = server.get("/v1/videos?after=x").await;
+    assert_eq!(refused.error("message"), "after must be the id of a video");
 }
 
 #[tokio::test]
