@@ -1,5 +1,6 @@
 //! `reelq add`: jobs come in, all of them or none.
 
+use std::fmt;
 use std::io::{self, BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -28,7 +29,8 @@ const AFTER_HELP: &str = "\
     image_url, duration, size, priority, not_before, metadata. Flags hold for the jobs whose entry \
     does not say otherwise.\n\
     \n\
-    All goes in or nothing does; every bad line is named as FILE:LINE. A job whose key is in the \
+    All goes in or nothing does; every bad line is named as FILE:LINE, in an \
+    array with the number of the job. A job whose key is in the \
     queue is left out, so that the same file can be added again.\n\
     \n\
     Examples:\n\
@@ -478,7 +480,7 @@ async fn check_images(
     let (sender, receiver) = mpsc::channel(64);
     let reading = tokio::task::spawn_blocking(move || {
         let told = plan.each(ProgressBar::hidden(), |item| match item {
-            Found::Job(_, _, spec) => sender.blocking_send(spec.image_url).is_ok(),
+            Found::Good(_, spec) => sender.blocking_send(spec.image_url).is_ok(),
             // The insertion's own reading tells of it.
             Found::Bad(..) => true,
         });
@@ -560,10 +562,29 @@ async fn insert(store: &Store, plan: Plan, args: &Args) -> Result<Added, Failure
 
 /// One entry of an input.
 enum Found<'a> {
-    /// A good job, with its input's name and line.
-    Job(&'a str, u64, JobSpec),
-    /// A bad one.
-    Bad(&'a str, u64, Vec<FieldFault>),
+    Good(Place<'a>, JobSpec),
+    Bad(Place<'a>, Vec<FieldFault>),
+}
+
+/// Where an entry stands.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// The input's name; empty for the flags.
+    file: &'a str,
+    line: u64,
+    /// Which element of an array it is.
+    element: Option<u64>,
+}
+
+/// `shots.csv:7`, or `shots.json:1, job 7` in an array.
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)?;
+        match self.element {
+            Some(element) => write!(f, ", job {element}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Plan {
@@ -575,7 +596,12 @@ impl Plan {
     ) -> Result<(), Failure> {
         let inputs = match &self.source {
             Source::One(spec) => {
-                found(Found::Job("", 0, spec.clone()));
+                let flags = Place {
+                    file: "",
+                    line: 0,
+                    element: None,
+                };
+                found(Found::Good(flags, spec.clone()));
                 return Ok(());
             }
             Source::Files(inputs) => inputs,
@@ -586,11 +612,18 @@ impl Plan {
             let mut broken = None;
             let visitor = Entries {
                 defaults: &self.defaults,
-                each: |item| {
+                each: |item: Result<Entry, ReadError>| {
+                    let place = |line, element| Place {
+                        file: &input.name,
+                        line,
+                        element,
+                    };
                     goes_on = match item {
-                        Ok(Entry { line, spec }) => found(Found::Job(&input.name, line, spec)),
+                        Ok(entry) => {
+                            found(Found::Good(place(entry.line, entry.element), entry.spec))
+                        }
                         Err(ReadError::Line(fault)) => {
-                            found(Found::Bad(&input.name, fault.line, fault.faults))
+                            found(Found::Bad(place(fault.line, fault.element), fault.faults))
                         }
                         Err(ReadError::Io { line, source }) => {
                             broken = Some(Failure::file(
@@ -623,12 +656,12 @@ impl Plan {
         let mut bytes = 0;
         self.each(self.bar.clone(), |item| {
             reading.jobs += 1;
-            let (name, line, faults) = match item {
-                Found::Bad(name, line, faults) => (name, line, faults),
-                Found::Job(name, line, spec) => {
+            let (place, faults) = match item {
+                Found::Bad(place, faults) => (place, faults),
+                Found::Good(place, spec) => {
                     let faults = self.judge(&spec, &mut reading.batch);
                     if !faults.is_empty() {
-                        (name, line, faults)
+                        (place, faults)
                     } else if reading.bad > 0 {
                         return true;
                     } else {
@@ -651,7 +684,7 @@ impl Plan {
                 let _ = sender.blocking_send(Portion::Bad);
             }
             if reading.bad < self.max_lines {
-                self.bar.suspend(|| tell(name, line, &faults));
+                self.bar.suspend(|| tell(place, &faults));
             }
             reading.bad += 1;
             true
@@ -694,13 +727,13 @@ impl Plan {
 }
 
 /// Names a bad line: `shots.csv:7: prompt is missing; size must be ...`
-fn tell(name: &str, line: u64, faults: &[FieldFault]) {
-    if name.is_empty() {
+fn tell(place: Place<'_>, faults: &[FieldFault]) {
+    if place.file.is_empty() {
         let lines: Vec<String> = faults.iter().map(of_flag).collect();
         return output::complain(lines.join("\n"));
     }
     let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    output::aside(format_args!("{name}:{line}: {}", words.join("; ")));
+    output::aside(format_args!("{place}: {}", words.join("; ")));
 }
 
 /// Hands every entry of an input to a closure, until that says false.

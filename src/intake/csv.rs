@@ -70,7 +70,13 @@ impl<R: BufRead> Table<R> {
                 let fault = match row {
                     Row::Whole => match self.read_header() {
                         Ok(faults) if faults.is_empty() => continue,
-                        Ok(faults) => return Ok(Found::Bad(LineFault { line, faults })),
+                        Ok(faults) => {
+                            return Ok(Found::Bad(LineFault {
+                                line,
+                                element: None,
+                                faults,
+                            }));
+                        }
                         Err(reason) => LineFault::whole(line, reason),
                     },
                     Row::Faulty(reason) => LineFault::whole(line, reason),
@@ -252,7 +258,7 @@ impl Header {
             }
         }
         draft.add_members(&members);
-        Found::judged(line, draft.finish(defaults))
+        Found::judged(line, None, draft.finish(defaults))
     }
 }
 

@@ -338,6 +338,19 @@ fn every_bad_line_is_named_and_nothing_goes_in() {
 }
 
 #[test]
+fn a_bad_job_of_an_array_on_one_line_is_named_by_its_number() {
+    let world = World::new();
+    let bad = r#"{"prompt":"","image_url":"ftp://e.com"}"#;
+    world.file("one.json", &format!("[{LINE},{bad},{LINE},7]"));
+    world
+        .run(&["add", "one.json"])
+        .ends(65)
+        .says("one.json:1, job 2: prompt must not be blank")
+        .says("one.json:1, job 4: a JSON object such as")
+        .says("reelq: 2 of 4 jobs are bad; nothing was inserted\n");
+}
+
+#[test]
 fn a_long_list_of_bad_lines_is_told_whole_to_a_file() {
     let world = World::new();
     let ran = world.run_with(&"{}\n".repeat(300), &["add", "-"]).ends(65);
