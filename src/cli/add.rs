@@ -14,7 +14,7 @@ use super::failure::{ExitStatus, Failure};
 use super::files::{Input, InputVisitor};
 use super::format::{self, Later, counted};
 use super::images::{Checker, Verdicts};
-use super::{Context, output};
+use super::{Context, Out, output};
 use crate::budget::Budget;
 use crate::intake::{self, Defaults, Entry, Format, ReadError};
 use crate::job::{DEFAULT_BATCH, DEFAULT_DURATION, FieldFault, JobId, JobSpec, Size};
@@ -30,7 +30,8 @@ const AFTER_HELP: &str = "\
     does not say otherwise.\n\
     \n\
     All goes in or nothing does; every bad line is named as FILE:LINE, in an \
-    array with the number of the job. A job whose key is in the \
+    array with the number of the job. With --json the faults are an object on standard output: \
+    {\"errors\": [{\"file\", \"line\", \"element\", \"field\", \"reason\"}, ...]}. A job whose key is in the \
     queue is left out, so that the same file can be added again.\n\
     \n\
     Examples:\n\
@@ -41,11 +42,11 @@ const AFTER_HELP: &str = "\
     \x20 reelq add --prompt 'The gulls take off' --image-url https://example.com/1.jpg\n\
     \x20 ./make-shots | reelq add - --check-images --json";
 
+/// How a refusal ends.
+const NOTHING_INSERTED: &str = "nothing was inserted";
+
 /// Ids that are printed as JSON; of more, the first and the last are.
 const MAX_IDS: usize = 10_000;
-
-/// Bad lines that are named on a terminal, and elsewhere.
-const MAX_LINES: (u64, u64) = (100, 10_000);
 
 /// Keys of other jobs that are named.
 const MAX_KEYS: usize = 10;
@@ -145,7 +146,7 @@ struct Plan {
     one_batch: bool,
     /// What was found out about the images.
     images: Option<(Arc<Checker>, Verdicts)>,
-    max_lines: u64,
+    complaints: Complaints,
     bar: ProgressBar,
 }
 
@@ -314,7 +315,10 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         duration: args.duration,
         size: args.size,
     };
-    judge_flags(&args, &defaults)?;
+    let complaints = Complaints {
+        json: context.json().then(|| Arc::clone(&context.out)),
+    };
+    judge_flags(&args, &defaults, &complaints)?;
     let source = match (&args.prompt, &args.image_url) {
         (Some(prompt), Some(image_url)) => {
             Source::One(one_job(&args, &defaults, prompt, image_url))
@@ -331,11 +335,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         defaults,
         one_batch: matches!(args.max_cost, Some(Cap(Some(_)))),
         images: None,
-        max_lines: if io::stderr().is_terminal() {
-            MAX_LINES.0
-        } else {
-            MAX_LINES.1
-        },
+        complaints,
         bar: bar(length, context),
     };
     if args.check_images {
@@ -359,7 +359,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
 }
 
 /// Values that hold for every job are judged once, not once a line.
-fn judge_flags(args: &Args, defaults: &Defaults) -> Result<(), Failure> {
+fn judge_flags(args: &Args, defaults: &Defaults, complaints: &Complaints) -> Result<(), Failure> {
     let example = || ("x".to_owned(), "https://example.com/x".to_owned());
     let (prompt, image_url) = args
         .prompt
@@ -370,13 +370,9 @@ fn judge_flags(args: &Args, defaults: &Defaults) -> Result<(), Failure> {
     if faults.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = faults.iter().map(of_flag).collect();
-    Err(Failure::new(ExitStatus::BadData, lines.join("\n")))
-}
-
-/// `--image-url must be ...`
-fn of_flag(fault: &FieldFault) -> String {
-    format!("--{} {}", fault.field.replace('_', "-"), fault.reason)
+    complaints.tell(None, &faults, true)?;
+    complaints.end()?;
+    Err(Failure::new(ExitStatus::BadData, NOTHING_INSERTED))
 }
 
 fn one_job(args: &Args, defaults: &Defaults, prompt: &str, image_url: &str) -> JobSpec {
@@ -550,10 +546,8 @@ async fn insert(store: &Store, plan: Plan, args: &Args) -> Result<Added, Failure
             Err(Failure::new(
                 ExitStatus::BadData,
                 format_args!(
-                    "{} of {} {} bad; nothing was inserted",
-                    reading.bad,
-                    counted(reading.jobs, "job"),
-                    if reading.bad == 1 { "is" } else { "are" }
+                    "bad input in {}; {NOTHING_INSERTED}",
+                    counted(reading.bad, "place"),
                 ),
             ))
         }
@@ -562,14 +556,13 @@ async fn insert(store: &Store, plan: Plan, args: &Args) -> Result<Added, Failure
 
 /// One entry of an input.
 enum Found<'a> {
-    Good(Place<'a>, JobSpec),
+    Good(Option<Place<'a>>, JobSpec),
     Bad(Place<'a>, Vec<FieldFault>),
 }
 
-/// Where an entry stands.
+/// Where in the files an entry stands.
 #[derive(Clone, Copy)]
 struct Place<'a> {
-    /// The input's name; empty for the flags.
     file: &'a str,
     line: u64,
     /// Which element of an array it is.
@@ -596,12 +589,7 @@ impl Plan {
     ) -> Result<(), Failure> {
         let inputs = match &self.source {
             Source::One(spec) => {
-                let flags = Place {
-                    file: "",
-                    line: 0,
-                    element: None,
-                };
-                found(Found::Good(flags, spec.clone()));
+                found(Found::Good(None, spec.clone()));
                 return Ok(());
             }
             Source::Files(inputs) => inputs,
@@ -620,7 +608,8 @@ impl Plan {
                     };
                     goes_on = match item {
                         Ok(entry) => {
-                            found(Found::Good(place(entry.line, entry.element), entry.spec))
+                            let place = place(entry.line, entry.element);
+                            found(Found::Good(Some(place), entry.spec))
                         }
                         Err(ReadError::Line(fault)) => {
                             found(Found::Bad(place(fault.line, fault.element), fault.faults))
@@ -654,10 +643,11 @@ impl Plan {
         let mut reading = Reading::default();
         let mut portion = Vec::with_capacity(PORTION);
         let mut bytes = 0;
-        self.each(self.bar.clone(), |item| {
+        let mut told = Ok(());
+        let read = self.each(self.bar.clone(), |item| {
             reading.jobs += 1;
             let (place, faults) = match item {
-                Found::Bad(place, faults) => (place, faults),
+                Found::Bad(place, faults) => (Some(place), faults),
                 Found::Good(place, spec) => {
                     let faults = self.judge(&spec, &mut reading.batch);
                     if !faults.is_empty() {
@@ -683,17 +673,18 @@ impl Plan {
             if reading.bad == 0 {
                 let _ = sender.blocking_send(Portion::Bad);
             }
-            if reading.bad < self.max_lines {
-                self.bar.suspend(|| tell(place, &faults));
-            }
+            let first = reading.bad == 0;
             reading.bad += 1;
-            true
-        })?;
+            told = self
+                .bar
+                .suspend(|| self.complaints.tell(place, &faults, first));
+            told.is_ok()
+        });
         self.bar.finish_and_clear();
-        if reading.bad > self.max_lines {
-            let more = reading.bad - self.max_lines;
-            output::complain(format_args!("and {more} more bad lines"));
+        if reading.bad > 0 {
+            self.complaints.end()?;
         }
+        told.and(read)?;
         if reading.bad == 0 && !portion.is_empty() {
             let _ = sender.blocking_send(Portion::Jobs(portion));
         }
@@ -726,14 +717,59 @@ impl Plan {
     }
 }
 
-/// Names a bad line: `shots.csv:7: prompt is missing; size must be ...`
-fn tell(place: Place<'_>, faults: &[FieldFault]) {
-    if place.file.is_empty() {
-        let lines: Vec<String> = faults.iter().map(of_flag).collect();
-        return output::complain(lines.join("\n"));
+/// Where faults go, all of them, as they are found: none is held.
+#[derive(Debug)]
+struct Complaints {
+    /// They are data: an object on standard output, a fault a line. `None`: lines for people.
+    json: Option<Arc<Out>>,
+}
+
+impl Complaints {
+    /// Tells what is wrong with one job; without a place, with the flags.
+    fn tell(
+        &self,
+        place: Option<Place<'_>>,
+        faults: &[FieldFault],
+        first: bool,
+    ) -> Result<(), Failure> {
+        if let Some(out) = &self.json {
+            let mut before = if first { "{\"errors\":[\n" } else { ",\n" };
+            for fault in faults {
+                out.text(std::mem::replace(&mut before, ",\n"))?;
+                out.json_item(&json!({
+                    "file": place.map(|place| place.file),
+                    "line": place.map(|place| place.line),
+                    "element": place.and_then(|place| place.element),
+                    "field": fault.field,
+                    "reason": fault.reason,
+                }))?;
+            }
+            return Ok(());
+        }
+        match place {
+            // `shots.csv:7: prompt is missing; size must be ...`
+            Some(place) => {
+                let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                output::aside(format_args!("{place}: {}", words.join("; ")));
+            }
+            // `--image-url must be ...`
+            None => {
+                for FieldFault { field, reason } in faults {
+                    let flag = field.replace('_', "-");
+                    output::complain(format_args!("--{flag} {reason}"));
+                }
+            }
+        }
+        Ok(())
     }
-    let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    output::aside(format_args!("{place}: {}", words.join("; ")));
+
+    /// After the last.
+    fn end(&self) -> Result<(), Failure> {
+        match &self.json {
+            Some(out) => out.line("\n],\"inserted\":0}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Hands every entry of an input to a closure, until that says false.

@@ -190,7 +190,7 @@ pub struct Context {
     /// The time.
     pub clock: Arc<Clock>,
     /// Standard output.
-    pub out: Out,
+    pub out: Arc<Out>,
     settings: OnceLock<Settings>,
 }
 
@@ -200,7 +200,7 @@ impl Context {
         Context {
             global,
             clock: Arc::new(Clock::system()),
-            out: Out::new(),
+            out: Arc::new(Out::new()),
             settings: OnceLock::new(),
         }
     }

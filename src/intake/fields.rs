@@ -529,14 +529,15 @@ pub(super) fn quote(text: &str) -> String {
 }
 
 /// Why a name is refused, with the known one that may have been meant.
-fn unknown(name: &str) -> String {
+pub(super) fn unknown(name: &str) -> String {
     match meant(name) {
         Some(field) => format!("is not a field of a job: did you mean {}?", field.name()),
         None => format!("is not a field of a job, which are: {}", FIELDS.join(", ")),
     }
 }
 
-fn meant(name: &str) -> Option<Field> {
+/// The field that an unknown name may stand for.
+pub(super) fn meant(name: &str) -> Option<Field> {
     // Longer than any known name with any number of slips in it.
     if name.len() > 64 {
         return None;

@@ -368,19 +368,19 @@ fn tables_are_read_as_spreadsheets_write_them() {
         // Headers: told once; the rows are checked, and none is a job.
         (
             "promt,image_url,image,\np,https://i/1,,\np,nowhere,,\n",
-            "1 promt is not a field of a job: did you mean prompt?; image is not a field of a job: did you mean image_url?; \
-             column 4 has no name in the header row; prompt is missing\n\
+            "1 promt in the header row is not a field of a job: did you mean prompt?; image in the header row is not a field of a \
+             job: did you mean image_url?; column 4 has no name in the header row\n\
              3 image_url must be an http:// or https:// URL without spaces, at most 8192 bytes, found \"nowhere\"",
         ),
+        ("prompt,size\np,720p\np,4k\n", "1 image_url is missing in the header row\n3 size must be \"480p\", \"720p\" or \"1080p\", found \"4k\""),
         ("prompt,image_url,prompt\np,https://i/1,q\n", "1 prompt is the name of two columns"),
         ("prompt,image_url,metadata.a,metadata.a\np,https://i/1,q,r\n", "1 metadata.a is the name of two columns"),
-        ("prompt,image_url,metadata.\np,https://i/1,q\n", "1 metadata. is not a field of a job: did you mean metadata?"),
+        ("prompt,image_url,metadata.\np,https://i/1,q\n", "1 metadata. in the header row is not a field of a job: did you mean metadata?"),
         ("prompt,image_url\rp,https://i/1\r", "1 the lines end with a carriage return alone: save it with line feeds"),
         (
-            "p,https://i/1\n",
-            "1 p is not a field of a job, which are: key, batch, prompt, image_url, duration, size, priority, not_before, metadata; \
-             https://i/1 is not a field of a job, which are: key, batch, prompt, image_url, duration, size, priority, not_before, metadata; \
-             prompt is missing; image_url is missing",
+            "p,https://i/1\nq,https://i/2,and\n",
+            "1 a header row with the names of the columns is needed (prompt and image_url, and of the rest what is used: \
+             key, batch, prompt, image_url, duration, size, priority, not_before, metadata), found p, https://i/1",
         ),
     ] {
         assert_eq!(outline(Csv, text), expected, "{text}");

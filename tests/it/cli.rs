@@ -326,14 +326,50 @@ fn every_bad_line_is_named_and_nothing_goes_in() {
     );
     world.file("worse.jsonl", "{\"promt\":\"p\"}\nnonsense\n");
     let ran = world
-        .run(&["add", "good.jsonl", "bad.csv", "worse.jsonl", "--json"])
+        .run(&["add", "good.jsonl", "bad.csv", "worse.jsonl"])
         .ends(65)
         .says("bad.csv:3: duration must be a whole number of seconds from 1 to 15, found \"99\"; prompt is missing\n")
         .says("bad.csv:4: image_url must be")
         .says("worse.jsonl:1: promt is not a field of a job: did you mean prompt?")
         .says("worse.jsonl:2: ")
-        .says("reelq: 4 of 6 jobs are bad; nothing was inserted\n");
+        .says("reelq: bad input in 4 places; nothing was inserted\n");
     assert_eq!(ran.out, "");
+    // For programs each fault is an item of its own.
+    let ran = world
+        .run(&["add", "good.jsonl", "bad.csv", "worse.jsonl", "--json"])
+        .ends(65);
+    assert_eq!(
+        ran.err,
+        "reelq: bad input in 4 places; nothing was inserted\n"
+    );
+    let told = ran.json();
+    assert_eq!(told["inserted"], 0);
+    let errors = told["errors"].as_array().unwrap();
+    let fault = json!({
+        "file": "bad.csv",
+        "line": 3,
+        "element": null,
+        "field": "duration",
+        "reason": "must be a whole number of seconds from 1 to 15, found \"99\"",
+    });
+    assert_eq!(errors[0], fault);
+    let places: Vec<(&str, u64, &str)> = errors
+        .iter()
+        .map(|error| {
+            let text = |name: &str| error[name].as_str().unwrap();
+            (text("file"), error["line"].as_u64().unwrap(), text("field"))
+        })
+        .collect();
+    let expected = [
+        ("bad.csv", 3, "duration"),
+        ("bad.csv", 3, "prompt"),
+        ("bad.csv", 4, "image_url"),
+        ("worse.jsonl", 1, "promt"),
+        ("worse.jsonl", 1, "prompt"),
+        ("worse.jsonl", 1, "image_url"),
+        ("worse.jsonl", 2, ""),
+    ];
+    assert_eq!(places, expected);
     assert_eq!(world.states(), Vec::<String>::new());
 }
 
@@ -347,15 +383,27 @@ fn a_bad_job_of_an_array_on_one_line_is_named_by_its_number() {
         .ends(65)
         .says("one.json:1, job 2: prompt must not be blank")
         .says("one.json:1, job 4: a JSON object such as")
-        .says("reelq: 2 of 4 jobs are bad; nothing was inserted\n");
+        .says("reelq: bad input in 2 places; nothing was inserted\n");
+    let told = world.run(&["add", "one.json", "--json"]).ends(65).json();
+    assert_eq!(told["errors"][0]["element"], 2);
 }
 
 #[test]
-fn a_long_list_of_bad_lines_is_told_whole_to_a_file() {
+fn a_long_list_of_bad_lines_is_told_whole() {
     let world = World::new();
-    let ran = world.run_with(&"{}\n".repeat(300), &["add", "-"]).ends(65);
-    let lines = (1..=300).filter(|n| ran.err.contains(&format!("stdin:{n}: prompt is missing")));
-    assert_eq!(lines.count(), 300);
+    let input = "{}\n".repeat(12_345);
+    let ran = world.run_with(&input, &["add", "-"]).ends(65);
+    for (nth, line) in ran.err.lines().take(12_345).enumerate() {
+        let place = format!("stdin:{}: prompt is missing", nth + 1);
+        assert!(line.starts_with(&place), "{line} is not of {place}");
+    }
+    assert_eq!(ran.err.lines().count(), 12_346);
+    let told = world
+        .run_with(&input, &["add", "-", "--json"])
+        .ends(65)
+        .json();
+    // Two fields are missing from each.
+    assert_eq!(told["errors"].as_array().unwrap().len(), 24_690);
 }
 
 #[test]
@@ -536,7 +584,7 @@ fn images_are_asked_for_before_anything_goes_in() {
         .says("stdin:2: image_url is not a JPEG, PNG, WebP or GIF image: it answers with what it calls text/html\n")
         .says("stdin:3: image_url answers HTTP 404 Not Found\n")
         .says("stdin:4: image_url is not")
-        .says("3 of 4 jobs are bad; nothing was inserted");
+        .says("bad input in 3 places; nothing was inserted");
     assert_eq!(world.states().len(), 1);
 
     // The provider is elsewhere: it cannot reach this machine.
