@@ -192,7 +192,7 @@ fn json_values_are_judged_strictly() {
         assert_eq!(outline(Jsonl, with(members)), expected, "{members}");
         assert_eq!(
             outline(Json, format!("[{}]", with(members))),
-            expected,
+            expected.replacen("1 ", "1, job 1 ", 1),
             "{members}"
         );
     }

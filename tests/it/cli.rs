@@ -674,6 +674,7 @@ fn wrong_calls_say_what_is_allowed() {
             1,
             "no such batch: \"c\"; there are b",
         ),
+        (&["list", "--batch", "c", "--json"], 1, "no such batch"),
         (&["list", "17"], 1, "there is no job 17"),
         (&["list", "key:k"], 1, "there is no job with the key \"k\""),
         (
