@@ -613,6 +613,7 @@ fn what_is_allowed_and_odd_is_warned_of() {
         ("poll.deadline", "\"23h\"", "under a day"),
         ("webhook.url", "\"http://h.example\"", "plain http"),
         ("webhook.secret_file", "\"./secret\"", "without webhook.url"),
+        ("http.token_file", "\"./nowhere\"", "without http.listen"),
         (
             "budget.max_cost_per_day",
             "1",
