@@ -942,6 +942,58 @@ fn a_daemon_is_seen_by_its_lock() {
     world.run(&["status"]).ok().prints("daemon    does not run");
 }
 
+/// Every line of standard error as a JSON object of the log.
+#[track_caller]
+fn logged(ran: &Ran) -> Vec<Value> {
+    let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    ran.err.lines().map(line).collect()
+}
+
+#[test]
+fn a_log_in_json_holds_nothing_else() {
+    let world = World::with_config(
+        "[provider]\nbase_url = \"http://127.0.0.1:9\"\n[log]\nformat = \"json\"\n",
+    );
+    let id = world.add(1, "b")[0];
+    world.happen(id, now(), vec![claimed("0"), refused()]);
+    let run = || {
+        let mut command = world.command(&["run", "--until-idle"]);
+        command.env("REELQ_PROVIDER__API_KEY", "sk-test");
+        command
+    };
+    let lines = logged(&Ran::of(run()).ends(3));
+    let last = lines.last().unwrap();
+    assert_eq!(last["message"], "idle; 1 failed");
+    assert_eq!(last["level"], "INFO");
+
+    // Why it does not start, also where the filter lets nothing through.
+    let guard = lock::acquire(&world.path("reelq.db")).unwrap();
+    let lines = logged(&Ran::of(run()).ends(75));
+    assert_eq!(lines.last().unwrap()["level"], "ERROR");
+    let mut silent = run();
+    silent.env("REELQ_LOG", "off");
+    Ran::of(silent).ends(75).says("reelq: ");
+    drop(guard);
+    let lines = logged(&world.run(&["run"]).ends(78));
+    let message = lines.last().unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("there is no API key"), "{message}");
+}
+
+#[test]
+fn a_sandbox_that_cannot_listen_says_why() {
+    let world = World::new();
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap().to_string();
+    world
+        .run(&["sandbox", "--listen", &taken])
+        .ends(69)
+        .says("is in use");
+    world
+        .run(&["sandbox", "--listen", "0.0.0.0:0"])
+        .ends(2)
+        .says("--allow-remote");
+}
+
 // Handling.
 
 #[test]
