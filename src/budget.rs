@@ -48,13 +48,13 @@ pub enum Hold {
     },
     /// A cap on cost is set, but there is no price to count with.
     #[error(
-        "a cap on cost is set, but budget.price_per_second.\"{0}\" is missing: nothing of that size is submitted"
+        "a cap on cost is set, but budget.price_per_second.\"{0}\" is missing: {0} jobs are not submitted"
     )]
     NoPrice(Size),
     /// The batch has a cap, but there is no price to count with.
     #[error(
-        "the batch has a cap on cost, but budget.price_per_second.\"{0}\" is missing: nothing of that size \
-         is submitted for it"
+        "the batch has a cap on cost, but budget.price_per_second.\"{0}\" is missing: its {0} jobs \
+         are not submitted"
     )]
     NoPriceForBatch(Size),
     /// The cap of the batch would be passed.

@@ -151,17 +151,17 @@ impl JobSpec {
         check(
             self.key.as_deref().is_none_or(name),
             "key",
-            "must not be blank and at most 200 bytes",
+            "must not be blank and must be at most 200 bytes",
         );
         check(
             name(&self.batch),
             "batch",
-            "must not be blank and at most 200 bytes",
+            "must not be blank and must be at most 200 bytes",
         );
         check(
             !is_blank(&self.prompt) && self.prompt.len() <= MAX_PROMPT,
             "prompt",
-            "must not be blank and at most 100000 bytes",
+            "must not be blank and must be at most 100000 bytes",
         );
         check(
             is_http_url(&self.image_url),

@@ -106,7 +106,7 @@ impl Queue {
     ///
     /// specs[1].prompt = "  ".to_owned();
     /// let error = queue.add_many(&specs).await.unwrap_err();
-    /// assert_eq!(error.to_string(), "job 1: prompt must not be blank and at most 100000 bytes");
+    /// assert_eq!(error.to_string(), "job 1: prompt must not be blank and must be at most 100000 bytes");
     /// # queue.close().await;
     /// # Ok(())
     /// # }

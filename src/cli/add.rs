@@ -25,11 +25,11 @@ use crate::view;
 
 const AFTER_HELP: &str = "\
     FILE is .jsonl or .ndjson (an object a line), .json (an array of objects) or .csv (with a \
-    header row); any other name, and -, is told by its content. Fields: key, batch, prompt, \
-    image_url, duration, size, priority, not_before, metadata. Flags hold for the jobs whose entry \
-    does not say otherwise.\n\
+    header row); the format of any other name, and of -, is recognized by its content. Fields: key, batch, prompt, \
+    image_url, duration, size, priority, not_before, metadata. Flags apply to the jobs whose \
+    entry does not say otherwise.\n\
     \n\
-    All goes in or nothing does; every bad line is named as FILE:LINE, in an \
+    Either all jobs are inserted or none; every bad line is named as FILE:LINE, in an \
     array with the number of the job. With --json the faults are an object on standard output: \
     {\"errors\": [{\"file\", \"line\", \"element\", \"field\", \"reason\"}, ...]}. A job whose key is in the \
     queue is left out, so that the same file can be added again.\n\
@@ -82,7 +82,7 @@ pub struct Args {
     /// One job: a name that makes a repeated add harmless
     #[arg(long, value_name = "KEY", requires = "prompt")]
     key: Option<String>,
-    /// One job: a JSON object that is handed through
+    /// One job: a JSON object that is kept with the job, unchanged
     #[arg(long, value_name = "JSON", requires = "prompt")]
     metadata: Option<String>,
     /// The batch of the jobs [default: default]
@@ -799,12 +799,12 @@ async fn report(
     let priced = tally.priced(&service::budget(settings));
     for (key, id) in &added.left_out.others {
         context.warn(format_args!(
-            "the key {key:?} is there as job {id}, which asks for another video; that job stays as it is"
+            "key {key:?} already belongs to job {id}, which asks for a different video; job {id} is unchanged"
         ));
     }
     if added.left_out.untold > 0 {
         context.warn(format_args!(
-            "so it is with {} more",
+            "the same is true of {} more",
             counted(added.left_out.untold, "key")
         ));
     }
@@ -817,7 +817,7 @@ async fn report(
         .filter(|priced| capped && priced.cost.is_none())
     {
         context.warn(format_args!(
-            "the batch has a cap, but budget.price_per_second.\"{0}\" is missing: nothing of {0} is submitted",
+            "the batch has a cap, but budget.price_per_second.\"{0}\" is missing: {0} jobs are not submitted",
             priced.size
         ));
     }

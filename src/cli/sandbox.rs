@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long)]
     pub key: Option<String>,
 
-    /// What a task takes, give or take a fifth
+    /// How long a task takes, give or take a fifth
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
     pub generation_time: Duration,
 

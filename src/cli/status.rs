@@ -29,7 +29,7 @@ const BATCHES: usize = 20;
 /// Unconfirmed jobs that are named.
 const UNCONFIRMED: u32 = 100;
 
-/// Nothing to say.
+/// Takes no arguments of its own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {}

@@ -494,8 +494,8 @@ fn keys_make_a_repeat_harmless() {
     let ran = world
         .run_with(&text, &["add", "-", "--json"])
         .ok()
-        .says("warning: the key \"k1\" is there as job 2, which asks for another video")
-        .says("the key \"k5000\" is there as job ");
+        .says("warning: key \"k1\" already belongs to job 2, which asks for a different video; job 2 is unchanged")
+        .says("key \"k5000\" already belongs to job ");
     let report = ran.json();
     assert_eq!(report["inserted"], 1);
     assert_eq!(report["existing"], 3);
@@ -546,7 +546,7 @@ fn a_cap_is_set_with_the_jobs_or_alone() {
     world
         .run_with(LINE, &["add", "-", "--size", "480p", "--max-cost", "3"])
         .ok()
-        .says("budget.price_per_second.\"480p\" is missing: nothing of 480p is submitted");
+        .says("budget.price_per_second.\"480p\" is missing: 480p jobs are not submitted");
 }
 
 #[test]
@@ -1041,7 +1041,7 @@ fn a_retry_says_whether_it_costs() {
         .run(&["retry", "1", "2", "4", "5", "99"])
         .ends(1)
         .prints("job 1 is pending: a new submission, which is paid for\n")
-        .prints("job 2 asks its task again, at no cost\n")
+        .prints("job 2 looks for its paid video again, at no cost\n")
         .says("job 4 is unconfirmed: it may have been charged; settle it with `reelq resolve 4 --adopt TASK_ID`")
         .says("job 5 is pending: it is still moving")
         .says("there is no job 99");
@@ -1081,12 +1081,12 @@ fn a_cancel_tells_the_truth_about_money() {
     world
         .run(&["cancel", "1", "--keep"])
         .ok()
-        .prints("1 job kept: the task is paid for and its video is still fetched\n");
+        .prints("1 job kept: already paid for, so the video is still fetched\n");
     world
         .run(&["cancel", "1"])
         .ok()
         .prints("job 1 is cancelled\n")
-        .says("1 job withdrawn whose task is paid for (0.60): that money is spent");
+        .says("1 job withdrawn after the task was paid for (0.60): that money is spent");
     let ran = world
         .run(&["cancel", "--batch", "b", "--keep", "--json"])
         .ends(1)
@@ -1167,7 +1167,7 @@ fn a_wait_ends_when_all_are_settled() {
         .ends(124)
         .prints("total=2 done=1 running=0 waiting=1 failed=0 cancelled=0 unconfirmed=0 cost=0.60\n")
         .says("warning: no daemon works on this queue")
-        .says("the time is up: 1 job not settled yet");
+        .says("timed out after 0s: 1 job is not settled");
     let ran = world
         .run(&["wait", "--timeout", "300ms", "--json"])
         .ends(124);
