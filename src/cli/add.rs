@@ -1,5 +1,6 @@
 //! `reelq add`: jobs come in, all of them or none.
 
+use std::fmt;
 use std::io::{self, BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,7 +14,7 @@ use super::failure::{ExitStatus, Failure};
 use super::files::{Input, InputVisitor};
 use super::format::{self, Later, counted};
 use super::images::{Checker, Verdicts};
-use super::{Context, output};
+use super::{Context, Out, output};
 use crate::budget::Budget;
 use crate::intake::{self, Defaults, Entry, Format, ReadError};
 use crate::job::{DEFAULT_BATCH, DEFAULT_DURATION, FieldFault, JobId, JobSpec, Size};
@@ -24,11 +25,13 @@ use crate::view;
 
 const AFTER_HELP: &str = "\
     FILE is .jsonl or .ndjson (an object a line), .json (an array of objects) or .csv (with a \
-    header row); any other name, and -, is told by its content. Fields: key, batch, prompt, \
-    image_url, duration, size, priority, not_before, metadata. Flags hold for the jobs whose entry \
-    does not say otherwise.\n\
+    header row); the format of any other name, and of -, is recognized by its content. Fields: key, batch, prompt, \
+    image_url, duration, size, priority, not_before, metadata. Flags apply to the jobs whose \
+    entry does not say otherwise.\n\
     \n\
-    All goes in or nothing does; every bad line is named as FILE:LINE. A job whose key is in the \
+    Either all jobs are inserted or none; every bad line is named as FILE:LINE, in an \
+    array with the number of the job. With --json the faults are an object on standard output: \
+    {\"errors\": [{\"file\", \"line\", \"element\", \"field\", \"reason\"}, ...]}. A job whose key is in the \
     queue is left out, so that the same file can be added again.\n\
     \n\
     Examples:\n\
@@ -39,11 +42,11 @@ const AFTER_HELP: &str = "\
     \x20 reelq add --prompt 'The gulls take off' --image-url https://example.com/1.jpg\n\
     \x20 ./make-shots | reelq add - --check-images --json";
 
+/// How a refusal ends.
+const NOTHING_INSERTED: &str = "nothing was inserted";
+
 /// Ids that are printed as JSON; of more, the first and the last are.
 const MAX_IDS: usize = 10_000;
-
-/// Bad lines that are named on a terminal, and elsewhere.
-const MAX_LINES: (u64, u64) = (100, 10_000);
 
 /// Keys of other jobs that are named.
 const MAX_KEYS: usize = 10;
@@ -79,7 +82,7 @@ pub struct Args {
     /// One job: a name that makes a repeated add harmless
     #[arg(long, value_name = "KEY", requires = "prompt")]
     key: Option<String>,
-    /// One job: a JSON object that is handed through
+    /// One job: a JSON object that is kept with the job, unchanged
     #[arg(long, value_name = "JSON", requires = "prompt")]
     metadata: Option<String>,
     /// The batch of the jobs [default: default]
@@ -143,7 +146,7 @@ struct Plan {
     one_batch: bool,
     /// What was found out about the images.
     images: Option<(Arc<Checker>, Verdicts)>,
-    max_lines: u64,
+    complaints: Complaints,
     bar: ProgressBar,
 }
 
@@ -312,7 +315,10 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         duration: args.duration,
         size: args.size,
     };
-    judge_flags(&args, &defaults)?;
+    let complaints = Complaints {
+        json: context.json().then(|| Arc::clone(&context.out)),
+    };
+    judge_flags(&args, &defaults, &complaints)?;
     let source = match (&args.prompt, &args.image_url) {
         (Some(prompt), Some(image_url)) => {
             Source::One(one_job(&args, &defaults, prompt, image_url))
@@ -329,11 +335,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         defaults,
         one_batch: matches!(args.max_cost, Some(Cap(Some(_)))),
         images: None,
-        max_lines: if io::stderr().is_terminal() {
-            MAX_LINES.0
-        } else {
-            MAX_LINES.1
-        },
+        complaints,
         bar: bar(length, context),
     };
     if args.check_images {
@@ -357,7 +359,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
 }
 
 /// Values that hold for every job are judged once, not once a line.
-fn judge_flags(args: &Args, defaults: &Defaults) -> Result<(), Failure> {
+fn judge_flags(args: &Args, defaults: &Defaults, complaints: &Complaints) -> Result<(), Failure> {
     let example = || ("x".to_owned(), "https://example.com/x".to_owned());
     let (prompt, image_url) = args
         .prompt
@@ -368,13 +370,9 @@ fn judge_flags(args: &Args, defaults: &Defaults) -> Result<(), Failure> {
     if faults.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = faults.iter().map(of_flag).collect();
-    Err(Failure::new(ExitStatus::BadData, lines.join("\n")))
-}
-
-/// `--image-url must be ...`
-fn of_flag(fault: &FieldFault) -> String {
-    format!("--{} {}", fault.field.replace('_', "-"), fault.reason)
+    complaints.tell(None, &faults, true)?;
+    complaints.end()?;
+    Err(Failure::new(ExitStatus::BadData, NOTHING_INSERTED))
 }
 
 fn one_job(args: &Args, defaults: &Defaults, prompt: &str, image_url: &str) -> JobSpec {
@@ -478,7 +476,7 @@ async fn check_images(
     let (sender, receiver) = mpsc::channel(64);
     let reading = tokio::task::spawn_blocking(move || {
         let told = plan.each(ProgressBar::hidden(), |item| match item {
-            Found::Job(_, _, spec) => sender.blocking_send(spec.image_url).is_ok(),
+            Found::Good(_, spec) => sender.blocking_send(spec.image_url).is_ok(),
             // The insertion's own reading tells of it.
             Found::Bad(..) => true,
         });
@@ -548,10 +546,8 @@ async fn insert(store: &Store, plan: Plan, args: &Args) -> Result<Added, Failure
             Err(Failure::new(
                 ExitStatus::BadData,
                 format_args!(
-                    "{} of {} {} bad; nothing was inserted",
-                    reading.bad,
-                    counted(reading.jobs, "job"),
-                    if reading.bad == 1 { "is" } else { "are" }
+                    "bad input in {}; {NOTHING_INSERTED}",
+                    counted(reading.bad, "place"),
                 ),
             ))
         }
@@ -560,10 +556,28 @@ async fn insert(store: &Store, plan: Plan, args: &Args) -> Result<Added, Failure
 
 /// One entry of an input.
 enum Found<'a> {
-    /// A good job, with its input's name and line.
-    Job(&'a str, u64, JobSpec),
-    /// A bad one.
-    Bad(&'a str, u64, Vec<FieldFault>),
+    Good(Option<Place<'a>>, JobSpec),
+    Bad(Place<'a>, Vec<FieldFault>),
+}
+
+/// Where in the files an entry stands.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    file: &'a str,
+    line: u64,
+    /// Which element of an array it is.
+    element: Option<u64>,
+}
+
+/// `shots.csv:7`, or `shots.json:1, job 7` in an array.
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)?;
+        match self.element {
+            Some(element) => write!(f, ", job {element}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Plan {
@@ -575,7 +589,7 @@ impl Plan {
     ) -> Result<(), Failure> {
         let inputs = match &self.source {
             Source::One(spec) => {
-                found(Found::Job("", 0, spec.clone()));
+                found(Found::Good(None, spec.clone()));
                 return Ok(());
             }
             Source::Files(inputs) => inputs,
@@ -586,11 +600,19 @@ impl Plan {
             let mut broken = None;
             let visitor = Entries {
                 defaults: &self.defaults,
-                each: |item| {
+                each: |item: Result<Entry, ReadError>| {
+                    let place = |line, element| Place {
+                        file: &input.name,
+                        line,
+                        element,
+                    };
                     goes_on = match item {
-                        Ok(Entry { line, spec }) => found(Found::Job(&input.name, line, spec)),
+                        Ok(entry) => {
+                            let place = place(entry.line, entry.element);
+                            found(Found::Good(Some(place), entry.spec))
+                        }
                         Err(ReadError::Line(fault)) => {
-                            found(Found::Bad(&input.name, fault.line, fault.faults))
+                            found(Found::Bad(place(fault.line, fault.element), fault.faults))
                         }
                         Err(ReadError::Io { line, source }) => {
                             broken = Some(Failure::file(
@@ -621,14 +643,15 @@ impl Plan {
         let mut reading = Reading::default();
         let mut portion = Vec::with_capacity(PORTION);
         let mut bytes = 0;
-        self.each(self.bar.clone(), |item| {
+        let mut told = Ok(());
+        let read = self.each(self.bar.clone(), |item| {
             reading.jobs += 1;
-            let (name, line, faults) = match item {
-                Found::Bad(name, line, faults) => (name, line, faults),
-                Found::Job(name, line, spec) => {
+            let (place, faults) = match item {
+                Found::Bad(place, faults) => (Some(place), faults),
+                Found::Good(place, spec) => {
                     let faults = self.judge(&spec, &mut reading.batch);
                     if !faults.is_empty() {
-                        (name, line, faults)
+                        (place, faults)
                     } else if reading.bad > 0 {
                         return true;
                     } else {
@@ -650,17 +673,18 @@ impl Plan {
             if reading.bad == 0 {
                 let _ = sender.blocking_send(Portion::Bad);
             }
-            if reading.bad < self.max_lines {
-                self.bar.suspend(|| tell(name, line, &faults));
-            }
+            let first = reading.bad == 0;
             reading.bad += 1;
-            true
-        })?;
+            told = self
+                .bar
+                .suspend(|| self.complaints.tell(place, &faults, first));
+            told.is_ok()
+        });
         self.bar.finish_and_clear();
-        if reading.bad > self.max_lines {
-            let more = reading.bad - self.max_lines;
-            output::complain(format_args!("and {more} more bad lines"));
+        if reading.bad > 0 {
+            self.complaints.end()?;
         }
+        told.and(read)?;
         if reading.bad == 0 && !portion.is_empty() {
             let _ = sender.blocking_send(Portion::Jobs(portion));
         }
@@ -693,14 +717,59 @@ impl Plan {
     }
 }
 
-/// Names a bad line: `shots.csv:7: prompt is missing; size must be ...`
-fn tell(name: &str, line: u64, faults: &[FieldFault]) {
-    if name.is_empty() {
-        let lines: Vec<String> = faults.iter().map(of_flag).collect();
-        return output::complain(lines.join("\n"));
+/// Where faults go, all of them, as they are found: none is held.
+#[derive(Debug)]
+struct Complaints {
+    /// They are data: an object on standard output, a fault a line. `None`: lines for people.
+    json: Option<Arc<Out>>,
+}
+
+impl Complaints {
+    /// Tells what is wrong with one job; without a place, with the flags.
+    fn tell(
+        &self,
+        place: Option<Place<'_>>,
+        faults: &[FieldFault],
+        first: bool,
+    ) -> Result<(), Failure> {
+        if let Some(out) = &self.json {
+            let mut before = if first { "{\"errors\":[\n" } else { ",\n" };
+            for fault in faults {
+                out.text(std::mem::replace(&mut before, ",\n"))?;
+                out.json_item(&json!({
+                    "file": place.map(|place| place.file),
+                    "line": place.map(|place| place.line),
+                    "element": place.and_then(|place| place.element),
+                    "field": fault.field,
+                    "reason": fault.reason,
+                }))?;
+            }
+            return Ok(());
+        }
+        match place {
+            // `shots.csv:7: prompt is missing; size must be ...`
+            Some(place) => {
+                let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                output::aside(format_args!("{place}: {}", words.join("; ")));
+            }
+            // `--image-url must be ...`
+            None => {
+                for FieldFault { field, reason } in faults {
+                    let flag = field.replace('_', "-");
+                    output::complain(format_args!("--{flag} {reason}"));
+                }
+            }
+        }
+        Ok(())
     }
-    let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    output::aside(format_args!("{name}:{line}: {}", words.join("; ")));
+
+    /// After the last.
+    fn end(&self) -> Result<(), Failure> {
+        match &self.json {
+            Some(out) => out.line("\n],\"inserted\":0}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Hands every entry of an input to a closure, until that says false.
@@ -730,12 +799,12 @@ async fn report(
     let priced = tally.priced(&service::budget(settings));
     for (key, id) in &added.left_out.others {
         context.warn(format_args!(
-            "the key {key:?} is there as job {id}, which asks for another video; that job stays as it is"
+            "key {key:?} already belongs to job {id}, which asks for a different video; job {id} is unchanged"
         ));
     }
     if added.left_out.untold > 0 {
         context.warn(format_args!(
-            "so it is with {} more",
+            "the same is true of {} more",
             counted(added.left_out.untold, "key")
         ));
     }
@@ -748,7 +817,7 @@ async fn report(
         .filter(|priced| capped && priced.cost.is_none())
     {
         context.warn(format_args!(
-            "the batch has a cap, but budget.price_per_second.\"{0}\" is missing: nothing of {0} is submitted",
+            "the batch has a cap, but budget.price_per_second.\"{0}\" is missing: {0} jobs are not submitted",
             priced.size
         ));
     }

@@ -28,7 +28,7 @@ const AFTER_HELP: &str = "\
 pub struct Args {
     #[command(flatten)]
     jobs: Selection,
-    /// Leave jobs alone whose task is paid for: their videos are still fetched
+    /// Leave jobs alone that are already paid for: their videos are still fetched
     #[arg(long)]
     keep: bool,
 }
@@ -88,7 +88,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         }
         if outcome.kept > 0 {
             context.out.line(format_args!(
-                "{} kept: the task is paid for and its video is still fetched",
+                "{} kept: already paid for, so the video is still fetched",
                 counted(outcome.kept, "job")
             ))?;
         }
@@ -101,7 +101,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
             String::new()
         };
         output::complain(format_args!(
-            "{} withdrawn whose task is paid for{price}: that money is spent; \
+            "{} withdrawn after the task was paid for{price}: that money is spent; \
              `reelq retry` fetches the videos at no cost, `cancel --keep` would have left them",
             counted(paid.len() as u64, "job"),
         ));

@@ -37,7 +37,7 @@ const TOO_EARLY: Millis = 1_735_689_600_000;
 /// How far two clocks may differ without a word.
 const DRIFT: Millis = 300_000;
 
-/// Nothing to say.
+/// Takes no arguments of its own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {}
@@ -198,14 +198,14 @@ async fn check_database(settings: &Settings, context: &Context, findings: &mut F
         match files::try_writing(folder) {
             Ok(()) => findings.ok(
                 "database",
-                format_args!("{}: not there yet; `reelq add` or `run` makes it", path.display()),
+                format_args!("{}: does not exist yet; `reelq add` or `run` creates it", path.display()),
             ),
             Err(error) => findings.wrong(
                 "database",
                 Failure::new(
                     ExitStatus::BadConfig,
                     format_args!(
-                        "{}: cannot be made: {error}; check the folder and its owner, or set `database`",
+                        "{}: cannot be created: {error}; check the folder and its owner, or set `database`",
                         path.display()
                     ),
                 ),
@@ -258,7 +258,7 @@ async fn examine(store: &Store, context: &Context, findings: &mut Findings) -> R
         findings.warn(
             "database",
             format_args!(
-                "its log has grown to {}: some program keeps a read open for long",
+                "its log has grown to {}: some program keeps a read transaction open for too long",
                 bytesize::ByteSize(wal)
             ),
         );
@@ -273,13 +273,13 @@ async fn examine(store: &Store, context: &Context, findings: &mut Findings) -> R
     if now < TOO_EARLY {
         findings.wrong(
             "clock",
-            Failure::failed(format_args!("it says {}; set it", format::time(now))),
+            Failure::failed(format_args!("it says {}; set the clock", format::time(now))),
         );
     } else if let Some(created_at) = created_at.filter(|at| *at > now + DRIFT) {
         findings.warn(
             "clock",
             format_args!(
-                "it says {}, and the newest job is of {}: one of the two was wrong",
+                "it says {}, but the newest job was created at {}: one of the two is wrong",
                 format::time(now),
                 format::time(created_at)
             ),
@@ -311,7 +311,7 @@ fn check_disk(settings: &Settings, findings: &mut Findings) {
     let made = if folder == dir {
         ""
     } else {
-        " (not there yet)"
+        " (does not exist yet)"
     };
     let needed = settings.download.min_free_space;
     match files::free_space(folder) {

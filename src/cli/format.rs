@@ -223,7 +223,7 @@ impl std::str::FromStr for Since {
         text.parse::<DateTime>().map(Since::Local).map_err(|_| {
             format!(
                 "{text:?} is not a time: allowed are 2026-01-31, 2026-01-31T18:00:00+08:00, \
-                 and 24h or 30d for so long ago"
+                 and 24h or 30d for that long ago"
             )
         })
     }

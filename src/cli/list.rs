@@ -59,7 +59,11 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         None if is_table => Some(ON_TERMINAL),
         limit => limit,
     };
-    let mut printer = Printer::new(context, is_table)?;
+    let mut printer = Printer {
+        context,
+        table: is_table.then(Vec::new),
+        printed: 0,
+    };
     let mut status = ExitStatus::Done;
     let mut total = None;
     if args.ids.is_empty() {
@@ -135,23 +139,13 @@ struct Printer<'a> {
     printed: u64,
 }
 
-impl<'a> Printer<'a> {
-    fn new(context: &'a Context, is_table: bool) -> Result<Printer<'a>, Failure> {
-        if context.json() {
-            context.out.text('[')?;
-        }
-        Ok(Printer {
-            context,
-            table: is_table.then(Vec::new),
-            printed: 0,
-        })
-    }
-
+impl Printer<'_> {
     fn print(&mut self, job: &Job) -> Result<(), Failure> {
         let out = &self.context.out;
         self.printed += 1;
         if self.context.json() {
-            out.text(if self.printed == 1 { "\n" } else { ",\n" })?;
+            // Opened with the first job: what fails before it leaves no half of an array.
+            out.text(if self.printed == 1 { "[\n" } else { ",\n" })?;
             return out.json_item(&JobView::from(job));
         }
         if let Some(table) = &mut self.table {
@@ -176,7 +170,7 @@ impl<'a> Printer<'a> {
     fn end(self) -> Result<u64, Failure> {
         let out = &self.context.out;
         if self.context.json() {
-            out.line(if self.printed == 0 { "]" } else { "\n]" })?;
+            out.line(if self.printed == 0 { "[]" } else { "\n]" })?;
         }
         match self.table.as_deref() {
             None => {}

@@ -158,10 +158,7 @@ impl Command {
         match self {
             Command::Demo(args) => demo::run(args, context).await,
             Command::Run(args) => run::run(args, context).await,
-            Command::Sandbox(args) => sandbox::run(args, context.json())
-                .await
-                .map(|()| ExitStatus::Done)
-                .map_err(Failure::failed),
+            Command::Sandbox(args) => sandbox::run(args, context.json()).await,
             Command::Add(args) => add::run(*args, context).await,
             Command::Status(args) => status::run(args, context).await,
             Command::List(args) => list::run(args, context).await,
@@ -190,8 +187,10 @@ pub struct Context {
     /// The time.
     pub clock: Arc<Clock>,
     /// Standard output.
-    pub out: Out,
+    pub out: Arc<Out>,
     settings: OnceLock<Settings>,
+    /// Standard error is a log in JSON: nothing else may stand there.
+    logs_json: OnceLock<()>,
 }
 
 impl Context {
@@ -200,8 +199,9 @@ impl Context {
         Context {
             global,
             clock: Arc::new(Clock::system()),
-            out: Out::new(),
+            out: Arc::new(Out::new()),
             settings: OnceLock::new(),
+            logs_json: OnceLock::new(),
         }
     }
 
@@ -234,15 +234,35 @@ impl Context {
 
     /// Says something useful that is no part of the data.
     pub fn hint(&self, text: impl std::fmt::Display) {
-        if self.global.quiet == 0 {
-            output::complain(text);
+        if self.global.quiet > 0 {
+            return;
+        }
+        match self.logs_json.get() {
+            Some(()) => tracing::info!("{text}"),
+            None => output::complain(text),
         }
     }
 
     /// Says what is not as it should be.
     pub fn warn(&self, text: impl std::fmt::Display) {
-        if self.global.quiet < 2 {
-            output::complain(format_args!("warning: {text}"));
+        if self.global.quiet > 1 {
+            return;
+        }
+        match self.logs_json.get() {
+            Some(()) => tracing::warn!("{text}"),
+            None => output::complain(format_args!("warning: {text}")),
+        }
+    }
+
+    /// Says why the command failed.
+    fn fail(&self, failure: &Failure) {
+        // A filter that leaves errors out must not hide why the process ended.
+        if self.logs_json.get().is_some() && tracing::enabled!(tracing::Level::ERROR) {
+            for line in failure.message.lines() {
+                tracing::error!("{line}");
+            }
+        } else {
+            output::complain(&failure.message);
         }
     }
 
@@ -274,7 +294,7 @@ pub fn main() -> ExitStatus {
     match ended.and_then(|status| flushed.map(|()| status)) {
         Ok(status) => status,
         Err(failure) => {
-            output::complain(&failure.message);
+            context.fail(&failure);
             failure.status
         }
     }
@@ -294,6 +314,9 @@ fn start(command: Command, context: &Context) -> Result<ExitStatus, Failure> {
             quiet: context.global.quiet,
         },
     )?;
+    if command.is_daemon() && format == LogFormat::Json {
+        let _ = context.logs_json.set(());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

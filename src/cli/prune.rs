@@ -25,7 +25,7 @@ const SHORTEST: Duration = Duration::from_secs(86_400);
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// Jobs that ended at least so long ago; at least 1d
+    /// Jobs that ended at least this long ago; 1d or more
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Duration,
 }

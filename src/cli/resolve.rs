@@ -38,7 +38,7 @@ struct Word {
     /// It was not charged: send it again
     #[arg(long)]
     resubmit: bool,
-    /// It may have been charged: take the loss, and the job as failed
+    /// It may have been charged: take the loss and mark the job as failed
     #[arg(long)]
     write_off: bool,
 }
@@ -47,7 +47,7 @@ fn task_id(text: &str) -> Result<String, String> {
     let id = text.trim();
     match is_task_id(id) {
         true => Ok(id.to_owned()),
-        false => Err("a task id is what the provider calls the task, without blanks".to_owned()),
+        false => Err("a task id is the provider's name for the task, without blanks".to_owned()),
     }
 }
 
@@ -66,7 +66,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         && found.ids.len() > 1
     {
         return Err(Failure::usage(format_args!(
-            "--adopt takes exactly one job, and {} are meant: name the one that task {task_id} is of",
+            "--adopt takes exactly one job, but {} match: name the one that task {task_id} belongs to",
             found.ids.len()
         )));
     }

@@ -15,7 +15,7 @@ const AFTER_HELP: &str = "\
     \x20 reelq resume\n\
     \x20 reelq resume --database /var/lib/reelq/reelq.db";
 
-/// Nothing to say.
+/// Takes no arguments of its own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {}

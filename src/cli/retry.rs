@@ -63,14 +63,14 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         |changed| {
             let id = changed.after.id;
             if is_free(changed) {
-                format!("job {id} asks its task again, at no cost")
+                format!("job {id} looks for its paid video again, at no cost")
             } else {
                 format!("job {id} is pending: a new submission, which is paid for")
             }
         },
         |count| {
             format!(
-                "retried {count}: {free} ask their task again at no cost, {} are new submissions, which are paid for",
+                "retried {count}: {free} look for their paid video again at no cost, {} are new submissions, which are paid for",
                 count - free
             )
         },

@@ -25,8 +25,9 @@ Examples:
   reelq run --until-idle && ls videos           ends when no job is left that could move
   reelq --config /etc/reelq/config.toml run     as the systemd unit starts it
 
-A stop lets the requests on the wire be answered (at most submit.request_timeout); a second signal
-does not wait, and leaves those jobs unconfirmed. Partial downloads are kept and gone on with.";
+On SIGTERM reelq submits nothing new and waits up to submit.request_timeout for answers to requests
+already sent; a second signal does not wait and leaves those jobs unconfirmed. Partial downloads are
+kept and resumed.";
 
 /// Flags of `run`.
 #[derive(Debug, clap::Args)]

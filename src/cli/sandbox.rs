@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::failure::{ExitStatus, Failure};
 use crate::sandbox::{self, Bill, MODEL, Micros, Options, Prices, Size};
 
 /// Serve the provider's API on this machine, at no cost
@@ -43,7 +44,7 @@ pub struct Args {
     #[arg(long)]
     pub key: Option<String>,
 
-    /// What a task takes, give or take a fifth
+    /// How long a task takes, give or take a fifth
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
     pub generation_time: Duration,
 
@@ -131,15 +132,19 @@ impl Args {
 /// for the start and one for the end.
 ///
 /// # Errors
-/// A message for people when the sandbox cannot listen or its server fails.
-pub async fn run(args: Args, json: bool) -> Result<(), String> {
+/// The sandbox cannot listen (status 69 where the address is in use, 2 where it may not be used),
+/// or its server fails.
+pub async fn run(args: Args, json: bool) -> Result<ExitStatus, Failure> {
     let options = args.options();
     let (listen, allow_remote, key) = (options.listen, options.allow_remote, options.key.clone());
     let mut sandbox = sandbox::start(options)
         .await
         .map_err(|error| cannot_start(listen, allow_remote, &error))?;
     // Before the greeting: whoever reads it may send a signal at once.
-    let watch = |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
+    let watch = |kind| {
+        signal(kind)
+            .map_err(|error| Failure::failed(format_args!("cannot wait for signals: {error}")))
+    };
     let (mut interrupt, mut terminate) = (
         watch(SignalKind::interrupt())?,
         watch(SignalKind::terminate())?,
@@ -147,26 +152,31 @@ pub async fn run(args: Args, json: bool) -> Result<(), String> {
 
     print(&greeting(&sandbox.base_url(), key.as_deref(), json));
     tokio::select! {
-        ended = sandbox.wait() => ended.map_err(|error| format!("the sandbox's server failed: {error}"))?,
+        ended = sandbox.wait() => ended.map_err(|error| {
+            Failure::failed(format_args!("the sandbox's server failed: {error}"))
+        })?,
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
     print(&farewell(&sandbox.shutdown().await, json));
-    Ok(())
+    Ok(ExitStatus::Done)
 }
 
-fn cannot_start(listen: SocketAddr, allow_remote: bool, error: &io::Error) -> String {
+fn cannot_start(listen: SocketAddr, allow_remote: bool, error: &io::Error) -> Failure {
     match error.kind() {
-        io::ErrorKind::AddrInUse => format!(
-            "cannot listen on {listen}: the address is in use, perhaps by another sandbox; \
-             end that one, or choose another with --listen ({}:0 takes a free port)",
-            listen.ip()
+        io::ErrorKind::AddrInUse => Failure::new(
+            ExitStatus::Unavailable,
+            format_args!(
+                "cannot listen on {listen}: the address is in use, perhaps by another sandbox; \
+                 end that one, or choose another with --listen ({}:0 takes a free port)",
+                listen.ip()
+            ),
         ),
         io::ErrorKind::InvalidInput if !listen.ip().is_loopback() && !allow_remote => {
-            format!("{error}: pass --allow-remote")
+            Failure::usage(format_args!("{error}: pass --allow-remote"))
         }
-        io::ErrorKind::InvalidInput => error.to_string(),
-        _ => format!("cannot listen on {listen}: {error}"),
+        io::ErrorKind::InvalidInput => Failure::usage(error),
+        _ => Failure::failed(format_args!("cannot listen on {listen}: {error}")),
     }
 }
 
@@ -292,13 +302,15 @@ mod tests {
         let taken = sandbox.local_addr().to_string();
         let Cli { args } = Cli::try_parse_from(["sandbox", "--listen", &taken]).unwrap();
         let error = run(args, false).await.unwrap_err();
+        assert_eq!(error.status, ExitStatus::Unavailable);
         assert!(
-            error.contains("in use") && error.contains("--listen"),
+            error.message.contains("in use") && error.message.contains("--listen"),
             "{error}"
         );
         let Cli { args } = Cli::try_parse_from(["sandbox", "--listen", "0.0.0.0:0"]).unwrap();
         let error = run(args, false).await.unwrap_err();
-        assert!(error.contains("--allow-remote"), "{error}");
+        assert_eq!(error.status, ExitStatus::Usage);
+        assert!(error.message.contains("--allow-remote"), "{error}");
     }
 
     #[test]

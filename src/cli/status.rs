@@ -26,7 +26,7 @@ const AFTER_HELP: &str = "\
 /// Batches in the table for people.
 const BATCHES: usize = 20;
 
-/// Nothing to say.
+/// Takes no arguments of its own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {}

@@ -16,10 +16,10 @@ use crate::store::{Counts, Open, Store};
 use crate::view;
 
 const AFTER_HELP: &str = "\
-    A job is settled when it is done, failed, cancelled, or waits for a person's word \
-    (unconfirmed). The exit status is 0 if all are done, 3 if some are not, 124 at the time-out. \
+    A job is settled when it is done, failed, cancelled, or waits for a person's \
+    decision (unconfirmed). The exit status is 0 if all are done, 3 if some are not, 124 after --timeout. \
     On a terminal there is a progress bar; elsewhere a line at each change, at most one a second; \
-    with --json the counts in the end. Without --batch every job of the queue counts, also those \
+    with --json the counts at the end. Without --batch every job of the queue counts, including those \
     of earlier days.\n\
     \n\
     Examples:\n\
@@ -40,7 +40,7 @@ pub struct Args {
     /// Only the jobs of this batch
     #[arg(long, value_name = "BATCH")]
     batch: Option<String>,
-    /// Give up after so long, such as 90s or 2h
+    /// Give up after this long, such as 90s or 2h
     #[arg(long, value_name = "TIME", value_parser = format::parse_span)]
     timeout: Option<Duration>,
 }
@@ -80,7 +80,12 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
     if timed_out {
         return Err(Failure::new(
             ExitStatus::TimedOut,
-            format_args!("the time is up: {} not settled yet", counted(left, "job")),
+            format_args!(
+                "timed out after {}: {} {} not settled",
+                humantime::format_duration(args.timeout.unwrap_or_default()),
+                counted(left, "job"),
+                if left == 1 { "is" } else { "are" }
+            ),
         ));
     }
     Ok(verdict(&counts, args.batch.as_deref(), context))

@@ -634,6 +634,10 @@ impl Settings {
             self.webhook.url.is_none() && self.webhook.secret.is_set(),
             "webhook.secret_file is set without webhook.url: nothing is sent",
         );
+        warn(
+            self.http.listen == Listen::Off && self.http.token.is_set(),
+            "http.token_file is set without http.listen: nothing listens",
+        );
         for size in Size::ALL {
             warn(
                 self.budget.max_cost_per_day > Money::ZERO

@@ -1,7 +1,7 @@
 //! Raw settings: each key's value as it was written, and where that was. A key
 //! is known here by its name alone; the typed readers below judge its value.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use config::{FileFormat, Format, ValueKind};
 use humantime::format_duration;
+use strsim::osa_distance;
 use url::Url;
 
 use super::secret::SecretSource;
@@ -131,9 +132,15 @@ impl Raw {
                     ),
                 );
             } else {
-                let hint = nearest(&key, self.entries.keys().map(String::as_str))
-                    .map(|known| format!("`{known}`"));
-                self.unknown(&place, "setting", hint);
+                let known: Vec<&str> = self.entries.keys().map(String::as_str).collect();
+                let hint = match nearest(&key, &known) {
+                    Some(meant) => format!("did you mean `{meant}`?"),
+                    None => beside(&key, &known, |name, is_section| match is_section {
+                        true => format!("[{name}]"),
+                        false => last(name).to_owned(),
+                    }),
+                };
+                self.fault(&place, format_args!("unknown setting; {hint}"));
             }
         }
         Ok(())
@@ -162,9 +169,20 @@ impl Raw {
                 self.entries.insert(key.clone(), entry);
             } else {
                 let dotted = rest.to_lowercase().replace("__", ".");
-                let known = self.entries.keys().map(String::as_str);
-                let hint = nearest(&dotted, known.chain([API_KEY])).map(variable);
-                self.unknown(name, "variable", hint);
+                let known: Vec<&str> = self
+                    .entries
+                    .keys()
+                    .map(String::as_str)
+                    .chain([API_KEY, "config", "log"])
+                    .collect();
+                let hint = match nearest(&dotted, &known) {
+                    Some(meant) => format!("did you mean {}?", variable(meant)),
+                    None => beside(&dotted, &known, |name, is_section| match is_section {
+                        true => format!("{}__*", variable(name)),
+                        false => variable(name),
+                    }),
+                };
+                self.fault(name, format_args!("unknown variable; {hint}"));
             }
         }
     }
@@ -183,14 +201,6 @@ impl Raw {
             .keys()
             .filter_map(|key| key.strip_prefix(name))
             .any(|rest| rest.starts_with('.'))
-    }
-
-    fn unknown(&mut self, place: &str, what: &str, hint: Option<String>) {
-        let hint = hint.map_or_else(
-            || "config.toml.example shows all there are".to_owned(),
-            |known| format!("did you mean {known}?"),
-        );
-        self.fault(place, format_args!("unknown {what}; {hint}"));
     }
 
     fn fault(&mut self, place: &str, problem: impl fmt::Display) {
@@ -485,16 +495,16 @@ fn url(text: &str, query: bool) -> Result<Url, String> {
 
 /// The known key that was probably meant: a slip of the pen, a part of the
 /// name, or a right name in a wrong section.
-fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
     let unknown = unknown.to_lowercase();
-    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let wrong = last(&unknown);
     known
-        .map(|key| {
-            let whole = distance(&unknown, key);
+        .iter()
+        .map(|&key| {
+            let whole = osa_distance(&unknown, key);
             let name = last(key);
-            let mut slips = distance(&wrong, &name).min(whole);
-            if wrong.len() >= 3 && name.contains(&wrong) {
+            let mut slips = osa_distance(wrong, name).min(whole);
+            if wrong.len() >= 3 && name.contains(wrong) {
                 slips = 0;
             }
             (slips, whole, key)
@@ -504,20 +514,50 @@ fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'
         .map(|(.., key)| key)
 }
 
-/// The Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j].min(diagonal) + 1);
+/// The name of a key within its section.
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or_default()
+}
+
+/// The names that are allowed where an unknown one was found: those of the
+/// innermost section around it that there is.
+fn beside(unknown: &str, known: &[&str], shown: impl Fn(&str, bool) -> String) -> String {
+    let within = |section: &str, key: &str| -> bool {
+        section.is_empty()
+            || key
+                .strip_prefix(section)
+                .is_some_and(|rest| rest.starts_with('.'))
+    };
+    let mut section = unknown;
+    loop {
+        section = section.rsplit_once('.').map_or("", |(outer, _)| outer);
+        if known.iter().any(|key| within(section, key)) {
+            break;
         }
     }
-    row[b.len()]
+    let start = if section.is_empty() {
+        0
+    } else {
+        section.len() + 1
+    };
+    // Names before the sections that lie further in.
+    let names: BTreeSet<(bool, &str)> = known
+        .iter()
+        .filter(|key| within(section, key))
+        .map(|key| match key[start..].find('.') {
+            Some(length) => (true, &key[..start + length]),
+            None => (false, *key),
+        })
+        .collect();
+    let names: Vec<String> = names
+        .into_iter()
+        .map(|(is_section, name)| shown(name, is_section))
+        .collect();
+    let place = match section {
+        "" => "allowed are".to_owned(),
+        section => format!("allowed in {}:", shown(section, true)),
+    };
+    format!("{place} {}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -540,16 +580,8 @@ mod tests {
             ("provider.url", Some("provider.base_url")),
             ("entirely.something_else", None),
         ] {
-            let known = raw.entries.keys().map(String::as_str);
-            assert_eq!(nearest(unknown, known), meant, "{unknown}");
-        }
-    }
-
-    #[test]
-    fn a_distance_counts_the_slips() {
-        for (a, b, slips) in [("", "", 0), ("", "ab", 2), ("kitten", "sitting", 3)] {
-            assert_eq!(distance(a, b), slips);
-            assert_eq!(distance(b, a), slips);
+            let known: Vec<&str> = raw.entries.keys().map(String::as_str).collect();
+            assert_eq!(nearest(unknown, &known), meant, "{unknown}");
         }
     }
 }

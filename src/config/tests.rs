@@ -310,14 +310,16 @@ fn what_is_unknown_is_refused_with_what_was_probably_meant() {
         ("[sumbit]\nmax_in_flight = 3", "sumbit.max_in_flight: ", "`submit.max_in_flight`"),
         ("[sumbit]", "sumbit: ", "unknown setting"),
         ("\"submit.max_in_flight\" = 3", "\"submit.max_in_flight\": ", "unknown setting"),
-        ("[budget.price_per_second]\n\"4k\" = 1.0", "budget.price_per_second.4k: ", "unknown setting"),
+        ("[submit]\nparallel = 3", "submit.parallel: ", "allowed in [submit]: max_in_flight, on_unconfirmed, rate_per_minute, request_timeout"),
+        ("[budget]\nmonthly_limits = 3", "budget.monthly_limits: ", "allowed in [budget]: max_cost_per_day, max_jobs_per_day, timezone, [budget.price_per_second]"),
+        ("[budget.price_per_second]\n\"4k\" = 1.0", "budget.price_per_second.4k: ", "allowed in [budget.price_per_second]: 1080p, 480p, 720p"),
         ("submit = 5", "submit: ", "found 5, allowed is a table: [submit]"),
         ("[[webhook]]\nurl = \"\"", "webhook: ", "found a list, allowed is a table: [webhook]"),
         ("[database]\npath = \"x\"", "database.path: ", "unknown setting"),
         ("[http]\ntoken = \"sk-do-not-show-me\"", "http.token: ", "`http.token_file`"),
         ("[provider]\napi_key = \"sk-do-not-show-me\"", "provider.api_key: ", "`provider.api_key_file`"),
         ("api_key = \"sk-do-not-show-me\"", "api_key: ", "`provider.api_key_file`"),
-        ("nothing_like_it_at_all = 1", "nothing_like_it_at_all: ", "config.toml.example shows all"),
+        ("nothing_like_it_at_all = 1", "nothing_like_it_at_all: ", "unknown setting; allowed are database, [budget], [download], [http], [log], [poll], [provider], [submit], [webhook]"),
     ];
     for (text, place, says) in cases {
         let faults = Desk::new().toml(text).faults();
@@ -338,7 +340,16 @@ fn what_is_unknown_is_refused_with_what_was_probably_meant() {
             "did you mean REELQ_SUBMIT__MAX_IN_FLIGHT?",
         ),
         ("REELQ_API_KEY", "did you mean REELQ_PROVIDER__API_KEY?"),
-        ("REELQ_CONFIGURATION", "unknown variable"),
+        (
+            "REELQ_SUBMIT__PARALLEL",
+            "unknown variable; allowed in REELQ_SUBMIT__*: REELQ_SUBMIT__MAX_IN_FLIGHT, \
+             REELQ_SUBMIT__ON_UNCONFIRMED, REELQ_SUBMIT__RATE_PER_MINUTE, REELQ_SUBMIT__REQUEST_TIMEOUT",
+        ),
+        ("REELQ_PROVIDER__SOMETHING", "REELQ_PROVIDER__API_KEY, "),
+        (
+            "REELQ_CONFIGURATION",
+            "unknown variable; allowed are REELQ_CONFIG, REELQ_DATABASE, REELQ_LOG, REELQ_BUDGET__*, ",
+        ),
         ("REELQ_", "unknown variable"),
     ] {
         let faults = Desk::new().env(variable, SECRET).faults();
@@ -602,6 +613,7 @@ fn what_is_allowed_and_odd_is_warned_of() {
         ("poll.deadline", "\"23h\"", "under a day"),
         ("webhook.url", "\"http://h.example\"", "plain http"),
         ("webhook.secret_file", "\"./secret\"", "without webhook.url"),
+        ("http.token_file", "\"./nowhere\"", "without http.listen"),
         (
             "budget.max_cost_per_day",
             "1",

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead};
 
-use super::fields::{Draft, Field, clip, quote};
+use super::fields::{Draft, FIELDS, Field, clip, meant, quote, unknown};
 use super::input::{Input, Line, MAX_ENTRY, TOO_LONG, UTF16, is_utf16, without_mark};
 use super::{Defaults, Found, LineFault};
 use crate::job::FieldFault;
@@ -70,7 +70,13 @@ impl<R: BufRead> Table<R> {
                 let fault = match row {
                     Row::Whole => match self.read_header() {
                         Ok(faults) if faults.is_empty() => continue,
-                        Ok(faults) => return Ok(Found::Bad(LineFault { line, faults })),
+                        Ok(faults) => {
+                            return Ok(Found::Bad(LineFault {
+                                line,
+                                element: None,
+                                faults,
+                            }));
+                        }
                         Err(reason) => LineFault::whole(line, reason),
                     },
                     Row::Faulty(reason) => LineFault::whole(line, reason),
@@ -171,7 +177,8 @@ impl<R: BufRead> Table<R> {
                 None => match name.strip_prefix("metadata.") {
                     Some(member) if !member.is_empty() => Column::Member(member.to_owned()),
                     _ => {
-                        draft.unknown(name);
+                        let reason = format!("in the header row {}", unknown(name));
+                        draft.fault(clip(name), reason);
                         Column::Unknown
                     }
                 },
@@ -186,9 +193,21 @@ impl<R: BufRead> Table<R> {
             names.push(name.to_owned());
             columns.push(column);
         }
+        let is_data = |name: &String| Field::named(name).or_else(|| meant(name)).is_none();
+        if names.iter().all(is_data) {
+            return Err(format!(
+                "a header row with the names of the columns is needed (prompt and image_url, and of \
+                 the rest what is used: {}), found {}",
+                FIELDS.join(", "),
+                clip(&names.join(", ")),
+            ));
+        }
         for field in [Field::Prompt, Field::ImageUrl] {
-            if names.iter().any(|name| name == field.name()) {
-                draft.excuse(field);
+            draft.excuse(field);
+            // A slip in its name is told already.
+            let is_there = |name: &String| *name == field.name() || meant(name) == Some(field);
+            if !names.iter().any(is_there) {
+                draft.fault(field.name(), "is missing in the header row");
             }
         }
         let faults = draft.finish(&Defaults::default()).err().unwrap_or_default();
@@ -252,7 +271,7 @@ impl Header {
             }
         }
         draft.add_members(&members);
-        Found::judged(line, draft.finish(defaults))
+        Found::judged(line, None, draft.finish(defaults))
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use jiff::civil::DateTime;
 use jiff::{Timestamp, Zoned};
+use strsim::osa_distance;
 
 use super::Defaults;
 use crate::job::{
@@ -529,14 +530,15 @@ pub(super) fn quote(text: &str) -> String {
 }
 
 /// Why a name is refused, with the known one that may have been meant.
-fn unknown(name: &str) -> String {
+pub(super) fn unknown(name: &str) -> String {
     match meant(name) {
         Some(field) => format!("is not a field of a job: did you mean {}?", field.name()),
         None => format!("is not a field of a job, which are: {}", FIELDS.join(", ")),
     }
 }
 
-fn meant(name: &str) -> Option<Field> {
+/// The field that an unknown name may stand for.
+pub(super) fn meant(name: &str) -> Option<Field> {
     // Longer than any known name with any number of slips in it.
     if name.len() > 64 {
         return None;
@@ -550,32 +552,8 @@ fn meant(name: &str) -> Option<Field> {
     }
     Field::ALL
         .into_iter()
-        .map(|field| (slips(&name, field.name()), field))
+        .map(|field| (osa_distance(&name, field.name()), field))
         .filter(|(slips, field)| *slips <= 1 + field.name().len() / 5)
         .min_by_key(|(slips, _)| *slips)
         .map(|(_, field)| field)
-}
-
-/// How many slips lie between two words: a letter too few, too many or wrong,
-/// or two neighbours swapped.
-fn slips(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let wrong = usize::from(a[i - 1] != b[j - 1]);
-                let mut best = (rows[i - 1][j - 1] + wrong)
-                    .min(rows[i - 1][j] + 1)
-                    .min(rows[i][j - 1] + 1);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    best = best.min(rows[i - 2][j - 2] + 1);
-                }
-                best
-            };
-        }
-    }
-    rows[a.len()][b.len()]
 }

@@ -188,7 +188,7 @@ impl<R: BufRead> Lines<R> {
                 )));
             }
             self.begun = true;
-            return Ok(Found::judged(line, spec_from_json(text, defaults)));
+            return Ok(Found::judged(line, None, spec_from_json(text, defaults)));
         }
     }
 }
@@ -200,6 +200,8 @@ pub(super) struct Array<R> {
     /// The brackets that the present element has open, as what closes them.
     pub(super) open: Vec<u8>,
     place: Place,
+    /// The number of the last element that began.
+    element: u64,
 }
 
 /// Where in the array the next byte is.
@@ -234,6 +236,7 @@ impl<R: BufRead> Array<R> {
             buffer: Vec::new(),
             open: Vec::new(),
             place: Place::Outside,
+            element: 0,
         }
     }
 
@@ -258,7 +261,6 @@ impl<R: BufRead> Array<R> {
             let next = self.input.peek_past_blanks()?;
             let line = self.input.line();
             let last = |reason: &str| Ok(Found::Last(LineFault::whole(line, reason)));
-            let bad = |reason: &str| Ok(Found::Bad(LineFault::whole(line, reason)));
             match (self.place, next) {
                 (Place::Outside, Some(b'[')) => {
                     self.input.take(1, 0);
@@ -297,30 +299,45 @@ impl<R: BufRead> Array<R> {
                     self.place = Place::Element;
                 }
                 (_, Some(byte @ (b'}' | b':'))) => {
+                    let behind = match self.element {
+                        0 => String::new(),
+                        element => format!(" behind job {element}"),
+                    };
                     return last(&format!(
-                        "not valid JSON: {} has no place here, nothing is read behind it",
+                        "not valid JSON: {} has no place here{behind}, nothing is read behind it",
                         shown(byte)
                     ));
                 }
                 (Place::Separator, Some(_)) => {
                     self.place = Place::Element;
-                    return bad("not valid JSON: a comma is missing before this element");
+                    let reason = "not valid JSON: a comma is missing before this element";
+                    let fault = LineFault::whole(line, reason).of(self.element + 1);
+                    return Ok(Found::Bad(fault));
                 }
                 (Place::Element, Some(b']')) => {
                     self.place = Place::Separator;
-                    return bad("not valid JSON: no comma may stand before the closing ]");
+                    let reason = "not valid JSON: no comma may stand before the closing ]";
+                    return Ok(Found::Bad(LineFault::whole(line, reason)));
                 }
                 (Place::First | Place::Element, Some(b',')) => {
                     self.input.take(1, 0);
                     self.place = Place::Element;
-                    return bad("not valid JSON: an element is missing before this comma");
+                    self.element += 1;
+                    let reason = "not valid JSON: an element is missing before this comma";
+                    let fault = LineFault::whole(line, reason).of(self.element);
+                    return Ok(Found::Bad(fault));
                 }
                 (Place::First | Place::Element, Some(first)) => {
                     self.place = Place::Separator;
+                    self.element += 1;
+                    let element = self.element;
                     return Ok(match self.cut(first)? {
-                        Cut::Whole => Found::judged(line, spec_from_json(&self.buffer, defaults)),
-                        Cut::TooLong => Found::Bad(LineFault::whole(line, TOO_LONG)),
-                        Cut::Broken(fault) => Found::Last(fault),
+                        Cut::Whole => {
+                            let spec = spec_from_json(&self.buffer, defaults);
+                            Found::judged(line, Some(element), spec)
+                        }
+                        Cut::TooLong => Found::Bad(LineFault::whole(line, TOO_LONG).of(element)),
+                        Cut::Broken(fault) => Found::Last(fault.of(element)),
                     });
                 }
             }

@@ -110,6 +110,8 @@ pub struct Defaults {
 pub struct Entry {
     /// The line on which it begins, from 1.
     pub line: u64,
+    /// Which element of a JSON array it is, from 1; `None` in other formats.
+    pub element: Option<u64>,
     /// The job; it breaks no rule.
     pub spec: JobSpec,
 }
@@ -119,6 +121,10 @@ pub struct Entry {
 pub struct LineFault {
     /// The line on which the entry begins, from 1.
     pub line: u64,
+    /// Which element of a JSON array it is, from 1: a whole array may stand on
+    /// one line. `None` in other formats, and for a fault of the array itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub element: Option<u64>,
     /// At least one; at most [`MAX_FAULTS`] and a count of the rest.
     pub faults: Vec<FieldFault>,
 }
@@ -128,15 +134,29 @@ impl LineFault {
     fn whole(line: u64, reason: impl Into<String>) -> LineFault {
         LineFault {
             line,
+            element: None,
             faults: vec![FieldFault::new("", reason)],
+        }
+    }
+
+    /// The same fault, of this element of an array.
+    fn of(self, element: u64) -> LineFault {
+        LineFault {
+            element: Some(element),
+            ..self
         }
     }
 }
 
-/// `line 7: prompt is missing; promt is not a field of a job: did you mean prompt?`
+/// `line 7: prompt is missing; promt is not a field of a job: did you mean prompt?`,
+/// or `line 1, job 7: ...` in an array.
 impl fmt::Display for LineFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: ", self.line)?;
+        write!(f, "line {}", self.line)?;
+        if let Some(element) = self.element {
+            write!(f, ", job {element}")?;
+        }
+        f.write_str(": ")?;
         for (index, fault) in self.faults.iter().enumerate() {
             if index > 0 {
                 f.write_str("; ")?;
@@ -217,11 +237,19 @@ enum Found {
 }
 
 impl Found {
-    /// A judged entry that begins on this line.
-    fn judged(line: u64, spec: Result<JobSpec, Vec<FieldFault>>) -> Found {
+    /// A judged entry that begins on this line, and its number in an array.
+    fn judged(line: u64, element: Option<u64>, spec: Result<JobSpec, Vec<FieldFault>>) -> Found {
         match spec {
-            Ok(spec) => Found::Entry(Entry { line, spec }),
-            Err(faults) => Found::Bad(LineFault { line, faults }),
+            Ok(spec) => Found::Entry(Entry {
+                line,
+                element,
+                spec,
+            }),
+            Err(faults) => Found::Bad(LineFault {
+                line,
+                element,
+                faults,
+            }),
         }
     }
 }

@@ -191,7 +191,7 @@ fn json_values_are_judged_strictly() {
     ] {
         assert_eq!(outline(Jsonl, with(members)), expected, "{members}");
         assert_eq!(
-            outline(Json, format!("[{}]", with(members))),
+            outline(Json, format!("[{}]", with(members))).replacen(", job 1", "", 1),
             expected,
             "{members}"
         );
@@ -263,7 +263,7 @@ fn broken_encodings_are_named() {
     let array = [b"[", &bad[..], b",\n", GOOD.as_bytes(), b"]"].concat();
     assert_eq!(
         outline(Json, array),
-        "1 not UTF-8: byte 0xE9 after {\"prompt\":\"caf\n2 ok"
+        "1, job 1 not UTF-8: byte 0xE9 after {\"prompt\":\"caf\n2 ok"
     );
     // 雪 cut in two by a separator is no 雪.
     assert_eq!(
@@ -293,23 +293,46 @@ fn arrays_are_cut_at_their_elements() {
         (format!("\n{GOOD}\n{GOOD}"), format!("2 {needed} an object: name a file with one object a line .jsonl")),
         ("prompt,image_url".to_owned(), format!("1 {needed} p")),
         // What can be read on behind.
-        (format!("[{GOOD}\n{GOOD},\n{GOOD}]"), "1 ok\n2 not valid JSON: a comma is missing before this element\n2 ok\n3 ok".to_owned()),
+        (format!("[{GOOD}\n{GOOD},\n{GOOD}]"), "1 ok\n2, job 2 not valid JSON: a comma is missing before this element\n2 ok\n3 ok".to_owned()),
         (format!("[{GOOD},\n]"), "1 ok\n2 not valid JSON: no comma may stand before the closing ]".to_owned()),
-        (format!("[{GOOD},\n,{GOOD}]"), "1 ok\n2 not valid JSON: an element is missing before this comma\n2 ok".to_owned()),
-        (format!("[7, null ,\n\"a,]\", [1,[2]],\n{GOOD}]"), "1 a JSON object such as {\"prompt\": …, \"image_url\": …} is needed, found 7\n1 a JSON object such as {\"prompt\": …, \"image_url\": …} is needed, found null\n2 a JSON object such as {\"prompt\": …, \"image_url\": …} is needed, found \"a,]\"\n2 a JSON object such as {\"prompt\": …, \"image_url\": …} is needed, found [1,[2]]\n3 ok".to_owned()),
-        (format!("[{{\n\"prompt\":\"a\"\n\"key\":1}},\n{GOOD}]"), "1 not valid JSON: expected `,` or `}` 2 lines further near {\\n\"prompt\":\"a\"\\n\"\n4 ok".to_owned()),
+        (format!("[{GOOD},\n,{GOOD}]"), "1 ok\n2, job 2 not valid JSON: an element is missing before this comma\n2 ok".to_owned()),
+        (format!("[7, null ,\n\"a,]\", [1,[2]],\n{GOOD}]"), "1, job 1 a JSON object such as {\"prompt\": …, \"image_url\": …} is needed, found 7\n1, job 2 a JSON object such as {\"prompt\": …, \"image_url\": …} is needed, found null\n2, job 3 a JSON object such as {\"prompt\": …, \"image_url\": …} is needed, found \"a,]\"\n2, job 4 a JSON object such as {\"prompt\": …, \"image_url\": …} is needed, found [1,[2]]\n3 ok".to_owned()),
+        (format!("[{{\n\"prompt\":\"a\"\n\"key\":1}},\n{GOOD}]"), "1, job 1 not valid JSON: expected `,` or `}` 2 lines further near {\\n\"prompt\":\"a\"\\n\"\n4 ok".to_owned()),
         // What ends it.
         (format!("[{GOOD},"), "1 ok\n1 the array is not closed: ] is missing at the end".to_owned()),
         (format!("[{GOOD}"), "1 ok\n1 the array is not closed: ] is missing at the end".to_owned()),
         ("[".to_owned(), "1 the array is not closed: ] is missing at the end".to_owned()),
-        (format!("[\n{GOOD},\n{{\"prompt\":\"a\""), "2 ok\n3 not valid JSON: this element is not closed".to_owned()),
-        ("[nul".to_owned(), "1 a JSON object such as {\"prompt\": …, \"image_url\": …} is needed, found nul\n1 the array is not closed: ] is missing at the end".to_owned()),
+        (format!("[\n{GOOD},\n{{\"prompt\":\"a\""), "2 ok\n3, job 2 not valid JSON: this element is not closed".to_owned()),
+        ("[nul".to_owned(), "1, job 1 a JSON object such as {\"prompt\": …, \"image_url\": …} is needed, found nul\n1 the array is not closed: ] is missing at the end".to_owned()),
         (format!("[{GOOD}]\n{GOOD}"), "1 ok\n2 nothing may follow the array, found {".to_owned()),
-        (format!("[\n{{\n\"prompt\":\"a,\n\"key\":\"b\"}},{GOOD}]"), "2 not valid JSON: a text is not closed at the end of its line (line 3), nothing is read behind it".to_owned()),
-        (format!("[{{\"key\":[1}},{GOOD}]"), "1 not valid JSON: } closes nothing, nothing is read behind it".to_owned()),
-        (format!("[{GOOD}}},{GOOD}]"), "1 ok\n1 not valid JSON: } has no place here, nothing is read behind it".to_owned()),
+        (format!("[\n{{\n\"prompt\":\"a,\n\"key\":\"b\"}},{GOOD}]"), "2, job 1 not valid JSON: a text is not closed at the end of its line (line 3), nothing is read behind it".to_owned()),
+        (format!("[{{\"key\":[1}},{GOOD}]"), "1, job 1 not valid JSON: } closes nothing, nothing is read behind it".to_owned()),
+        (format!("[{GOOD}}},{GOOD}]"), "1 ok\n1 not valid JSON: } has no place here behind job 1, nothing is read behind it".to_owned()),
     ] {
         assert_eq!(outline(Json, &text), expected, "{text}");
+    }
+}
+
+#[test]
+fn an_element_is_found_by_its_number_where_the_line_says_nothing() {
+    let array = format!("[{GOOD},{{\"prompt\":\"\",\"size\":1}},{GOOD},7]");
+    let found: Vec<(u64, Option<u64>, bool)> = all(Json, array.as_bytes())
+        .into_iter()
+        .map(|item| match item {
+            Ok(entry) => (entry.line, entry.element, true),
+            Err(fault) => (fault.line, fault.element, false),
+        })
+        .collect();
+    let numbered = [(1, true), (2, false), (3, true), (4, false)];
+    assert_eq!(found, numbered.map(|(n, good)| (1, Some(n), good)));
+    // For programs, too; where the line tells all, there is no number.
+    let fault = |format, text: &str| {
+        let mut items = all(format, text.as_bytes());
+        serde_json::to_value(items.remove(0).unwrap_err()).unwrap()
+    };
+    assert_eq!(fault(Json, "[7]")["element"], 1);
+    for (format, text) in [(Jsonl, "7"), (Csv, "prompt"), (Json, "7")] {
+        assert_eq!(fault(format, text).get("element"), None, "{text}");
     }
 }
 
@@ -345,19 +368,19 @@ fn tables_are_read_as_spreadsheets_write_them() {
         // Headers: told once; the rows are checked, and none is a job.
         (
             "promt,image_url,image,\np,https://i/1,,\np,nowhere,,\n",
-            "1 promt is not a field of a job: did you mean prompt?; image is not a field of a job: did you mean image_url?; \
-             column 4 has no name in the header row; prompt is missing\n\
+            "1 promt in the header row is not a field of a job: did you mean prompt?; image in the header row is not a field of a \
+             job: did you mean image_url?; column 4 has no name in the header row\n\
              3 image_url must be an http:// or https:// URL without spaces, at most 8192 bytes, found \"nowhere\"",
         ),
+        ("prompt,size\np,720p\np,4k\n", "1 image_url is missing in the header row\n3 size must be \"480p\", \"720p\" or \"1080p\", found \"4k\""),
         ("prompt,image_url,prompt\np,https://i/1,q\n", "1 prompt is the name of two columns"),
         ("prompt,image_url,metadata.a,metadata.a\np,https://i/1,q,r\n", "1 metadata.a is the name of two columns"),
-        ("prompt,image_url,metadata.\np,https://i/1,q\n", "1 metadata. is not a field of a job: did you mean metadata?"),
+        ("prompt,image_url,metadata.\np,https://i/1,q\n", "1 metadata. in the header row is not a field of a job: did you mean metadata?"),
         ("prompt,image_url\rp,https://i/1\r", "1 the lines end with a carriage return alone: save it with line feeds"),
         (
-            "p,https://i/1\n",
-            "1 p is not a field of a job, which are: key, batch, prompt, image_url, duration, size, priority, not_before, metadata; \
-             https://i/1 is not a field of a job, which are: key, batch, prompt, image_url, duration, size, priority, not_before, metadata; \
-             prompt is missing; image_url is missing",
+            "p,https://i/1\nq,https://i/2,and\n",
+            "1 a header row with the names of the columns is needed (prompt and image_url, and of the rest what is used: \
+             key, batch, prompt, image_url, duration, size, priority, not_before, metadata), found p, https://i/1",
         ),
     ] {
         assert_eq!(outline(Csv, text), expected, "{text}");
@@ -483,7 +506,7 @@ fn too_long_an_entry_is_refused_without_being_held() {
     );
     assert_eq!(
         outline(Json, format!("[{{\"prompt\":\"{long}\"}},\n{GOOD}]")),
-        format!("1 {why}\n2 ok")
+        format!("1, job 1 {why}\n2 ok")
     );
     assert_eq!(
         outline(

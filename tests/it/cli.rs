@@ -326,23 +326,84 @@ fn every_bad_line_is_named_and_nothing_goes_in() {
     );
     world.file("worse.jsonl", "{\"promt\":\"p\"}\nnonsense\n");
     let ran = world
-        .run(&["add", "good.jsonl", "bad.csv", "worse.jsonl", "--json"])
+        .run(&["add", "good.jsonl", "bad.csv", "worse.jsonl"])
         .ends(65)
         .says("bad.csv:3: duration must be a whole number of seconds from 1 to 15, found \"99\"; prompt is missing\n")
         .says("bad.csv:4: image_url must be")
         .says("worse.jsonl:1: promt is not a field of a job: did you mean prompt?")
         .says("worse.jsonl:2: ")
-        .says("reelq: 4 of 6 jobs are bad; nothing was inserted\n");
+        .says("reelq: bad input in 4 places; nothing was inserted\n");
     assert_eq!(ran.out, "");
+    // For programs each fault is an item of its own.
+    let ran = world
+        .run(&["add", "good.jsonl", "bad.csv", "worse.jsonl", "--json"])
+        .ends(65);
+    assert_eq!(
+        ran.err,
+        "reelq: bad input in 4 places; nothing was inserted\n"
+    );
+    let told = ran.json();
+    assert_eq!(told["inserted"], 0);
+    let errors = told["errors"].as_array().unwrap();
+    let fault = json!({
+        "file": "bad.csv",
+        "line": 3,
+        "element": null,
+        "field": "duration",
+        "reason": "must be a whole number of seconds from 1 to 15, found \"99\"",
+    });
+    assert_eq!(errors[0], fault);
+    let places: Vec<(&str, u64, &str)> = errors
+        .iter()
+        .map(|error| {
+            let text = |name: &str| error[name].as_str().unwrap();
+            (text("file"), error["line"].as_u64().unwrap(), text("field"))
+        })
+        .collect();
+    let expected = [
+        ("bad.csv", 3, "duration"),
+        ("bad.csv", 3, "prompt"),
+        ("bad.csv", 4, "image_url"),
+        ("worse.jsonl", 1, "promt"),
+        ("worse.jsonl", 1, "prompt"),
+        ("worse.jsonl", 1, "image_url"),
+        ("worse.jsonl", 2, ""),
+    ];
+    assert_eq!(places, expected);
     assert_eq!(world.states(), Vec::<String>::new());
 }
 
 #[test]
-fn a_long_list_of_bad_lines_is_told_whole_to_a_file() {
+fn a_bad_job_of_an_array_on_one_line_is_named_by_its_number() {
     let world = World::new();
-    let ran = world.run_with(&"{}\n".repeat(300), &["add", "-"]).ends(65);
-    let lines = (1..=300).filter(|n| ran.err.contains(&format!("stdin:{n}: prompt is missing")));
-    assert_eq!(lines.count(), 300);
+    let bad = r#"{"prompt":"","image_url":"ftp://e.com"}"#;
+    world.file("one.json", &format!("[{LINE},{bad},{LINE},7]"));
+    world
+        .run(&["add", "one.json"])
+        .ends(65)
+        .says("one.json:1, job 2: prompt must not be blank")
+        .says("one.json:1, job 4: a JSON object such as")
+        .says("reelq: bad input in 2 places; nothing was inserted\n");
+    let told = world.run(&["add", "one.json", "--json"]).ends(65).json();
+    assert_eq!(told["errors"][0]["element"], 2);
+}
+
+#[test]
+fn a_long_list_of_bad_lines_is_told_whole() {
+    let world = World::new();
+    let input = "{}\n".repeat(12_345);
+    let ran = world.run_with(&input, &["add", "-"]).ends(65);
+    for (nth, line) in ran.err.lines().take(12_345).enumerate() {
+        let place = format!("stdin:{}: prompt is missing", nth + 1);
+        assert!(line.starts_with(&place), "{line} is not of {place}");
+    }
+    assert_eq!(ran.err.lines().count(), 12_346);
+    let told = world
+        .run_with(&input, &["add", "-", "--json"])
+        .ends(65)
+        .json();
+    // Two fields are missing from each.
+    assert_eq!(told["errors"].as_array().unwrap().len(), 24_690);
 }
 
 #[test]
@@ -433,8 +494,8 @@ fn keys_make_a_repeat_harmless() {
     let ran = world
         .run_with(&text, &["add", "-", "--json"])
         .ok()
-        .says("warning: the key \"k1\" is there as job 2, which asks for another video")
-        .says("the key \"k5000\" is there as job ");
+        .says("warning: key \"k1\" already belongs to job 2, which asks for a different video; job 2 is unchanged")
+        .says("key \"k5000\" already belongs to job ");
     let report = ran.json();
     assert_eq!(report["inserted"], 1);
     assert_eq!(report["existing"], 3);
@@ -485,7 +546,7 @@ fn a_cap_is_set_with_the_jobs_or_alone() {
     world
         .run_with(LINE, &["add", "-", "--size", "480p", "--max-cost", "3"])
         .ok()
-        .says("budget.price_per_second.\"480p\" is missing: nothing of 480p is submitted");
+        .says("budget.price_per_second.\"480p\" is missing: 480p jobs are not submitted");
 }
 
 #[test]
@@ -523,7 +584,7 @@ fn images_are_asked_for_before_anything_goes_in() {
         .says("stdin:2: image_url is not a JPEG, PNG, WebP or GIF image: it answers with what it calls text/html\n")
         .says("stdin:3: image_url answers HTTP 404 Not Found\n")
         .says("stdin:4: image_url is not")
-        .says("3 of 4 jobs are bad; nothing was inserted");
+        .says("bad input in 3 places; nothing was inserted");
     assert_eq!(world.states().len(), 1);
 
     // The provider is elsewhere: it cannot reach this machine.
@@ -613,6 +674,7 @@ fn wrong_calls_say_what_is_allowed() {
             1,
             "no such batch: \"c\"; there are b",
         ),
+        (&["list", "--batch", "c", "--json"], 1, "no such batch"),
         (&["list", "17"], 1, "there is no job 17"),
         (&["list", "key:k"], 1, "there is no job with the key \"k\""),
         (
@@ -880,6 +942,58 @@ fn a_daemon_is_seen_by_its_lock() {
     world.run(&["status"]).ok().prints("daemon    does not run");
 }
 
+/// Every line of standard error as a JSON object of the log.
+#[track_caller]
+fn logged(ran: &Ran) -> Vec<Value> {
+    let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    ran.err.lines().map(line).collect()
+}
+
+#[test]
+fn a_log_in_json_holds_nothing_else() {
+    let world = World::with_config(
+        "[provider]\nbase_url = \"http://127.0.0.1:9\"\n[log]\nformat = \"json\"\n",
+    );
+    let id = world.add(1, "b")[0];
+    world.happen(id, now(), vec![claimed("0"), refused()]);
+    let run = || {
+        let mut command = world.command(&["run", "--until-idle"]);
+        command.env("REELQ_PROVIDER__API_KEY", "sk-test");
+        command
+    };
+    let lines = logged(&Ran::of(run()).ends(3));
+    let last = lines.last().unwrap();
+    assert_eq!(last["message"], "idle; 1 failed");
+    assert_eq!(last["level"], "INFO");
+
+    // Why it does not start, also where the filter lets nothing through.
+    let guard = lock::acquire(&world.path("reelq.db")).unwrap();
+    let lines = logged(&Ran::of(run()).ends(75));
+    assert_eq!(lines.last().unwrap()["level"], "ERROR");
+    let mut silent = run();
+    silent.env("REELQ_LOG", "off");
+    Ran::of(silent).ends(75).says("reelq: ");
+    drop(guard);
+    let lines = logged(&world.run(&["run"]).ends(78));
+    let message = lines.last().unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("there is no API key"), "{message}");
+}
+
+#[test]
+fn a_sandbox_that_cannot_listen_says_why() {
+    let world = World::new();
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap().to_string();
+    world
+        .run(&["sandbox", "--listen", &taken])
+        .ends(69)
+        .says("is in use");
+    world
+        .run(&["sandbox", "--listen", "0.0.0.0:0"])
+        .ends(2)
+        .says("--allow-remote");
+}
+
 // Handling.
 
 #[test]
@@ -927,7 +1041,7 @@ fn a_retry_says_whether_it_costs() {
         .run(&["retry", "1", "2", "4", "5", "99"])
         .ends(1)
         .prints("job 1 is pending: a new submission, which is paid for\n")
-        .prints("job 2 asks its task again, at no cost\n")
+        .prints("job 2 looks for its paid video again, at no cost\n")
         .says("job 4 is unconfirmed: it may have been charged; settle it with `reelq resolve 4 --adopt TASK_ID`")
         .says("job 5 is pending: it is still moving")
         .says("there is no job 99");
@@ -967,12 +1081,12 @@ fn a_cancel_tells_the_truth_about_money() {
     world
         .run(&["cancel", "1", "--keep"])
         .ok()
-        .prints("1 job kept: the task is paid for and its video is still fetched\n");
+        .prints("1 job kept: already paid for, so the video is still fetched\n");
     world
         .run(&["cancel", "1"])
         .ok()
         .prints("job 1 is cancelled\n")
-        .says("1 job withdrawn whose task is paid for (0.60): that money is spent");
+        .says("1 job withdrawn after the task was paid for (0.60): that money is spent");
     let ran = world
         .run(&["cancel", "--batch", "b", "--keep", "--json"])
         .ends(1)
@@ -1053,7 +1167,7 @@ fn a_wait_ends_when_all_are_settled() {
         .ends(124)
         .prints("total=2 done=1 running=0 waiting=1 failed=0 cancelled=0 unconfirmed=0 cost=0.60\n")
         .says("warning: no daemon works on this queue")
-        .says("the time is up: 1 job not settled yet");
+        .says("timed out after 0s: 1 job is not settled");
     let ran = world
         .run(&["wait", "--timeout", "300ms", "--json"])
         .ends(124);
