@@ -150,7 +150,8 @@ impl Gate {
         };
         if let Some(closed) = &mut gate.closed {
             // The wall clock may have been set back in between.
-            closed.until = closed.until.min(now + closed.pause);
+            let pause = closed.pause.min(gate.longest.unwrap_or(Millis::MAX));
+            closed.until = closed.until.min(now + pause);
             closed.probed = false;
         }
         gate
@@ -197,11 +198,8 @@ impl Gate {
             .cause
             .first_pause()
             .saturating_mul(1 << (again - 1).min(20))
-            .min(fault.cause.longest_pause())
-            .min(self.longest.unwrap_or(Millis::MAX));
-        let pause = fault
-            .retry_after
-            .map_or(growing, |asked| asked.clamp(SECOND, LONGEST_RETRY_AFTER));
+            .min(fault.cause.longest_pause());
+        let pause = self.at_least_as_asked(growing, fault.retry_after);
         self.closed = Some(Closed {
             cause: fault.cause,
             message: fault.message,
@@ -211,6 +209,13 @@ impl Gate {
             tries,
             probed: false,
         });
+    }
+
+    /// The provider may ask for a longer pause, never for a shorter one.
+    fn at_least_as_asked(&self, growing: Millis, asked: Option<Millis>) -> Millis {
+        growing
+            .max(asked.unwrap_or(0).min(LONGEST_RETRY_AFTER))
+            .min(self.longest.unwrap_or(Millis::MAX))
     }
 
     /// A free request answered well: one job may be tried.
