@@ -513,7 +513,7 @@ impl Engine {
                     self.probing = false;
                     match result {
                         Ok(()) => self.submit_gate.probe_answered(),
-                        Err(fault) => self.close_submit_gate(fault, now, true),
+                        Err(fault) => self.submit_gate.probe_failed(&fault, now),
                     }
                 }
                 None => {}

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use crate::gate::{Cause, Fault};
+use crate::gate::{Cause, Fault, NOT_SENT};
 use crate::job::{Evidence, Millis, SavedFile, is_task_id};
 
 /// How much of an answer is kept as evidence, in bytes.
@@ -175,7 +175,7 @@ pub fn judge_post(reply: Reply) -> PostVerdict {
             };
             return PostVerdict::NotAccepted {
                 evidence,
-                fault: fault(Cause::Unreachable, "not sent", error, None),
+                fault: fault(Cause::Unreachable, NOT_SENT, error, None),
                 crowded: false,
             };
         }
@@ -356,7 +356,7 @@ pub enum Fetched {
 pub fn judge_poll(reply: Reply) -> PollVerdict {
     let answer = match reply {
         Reply::NotSent(error) => {
-            return PollVerdict::Trouble(fault(Cause::Unreachable, "not sent", error, None));
+            return PollVerdict::Trouble(fault(Cause::Unreachable, NOT_SENT, error, None));
         }
         Reply::Lost { symptom, error } => {
             return PollVerdict::Trouble(fault(Cause::Unclear, symptom, error, None));
@@ -429,7 +429,7 @@ fn judge_task(json: &Value) -> PollVerdict {
 /// Whether a free request shows that the provider is there and takes the key.
 pub fn judge_probe(reply: Reply) -> Result<(), Fault> {
     match reply {
-        Reply::NotSent(error) => Err(fault(Cause::Unreachable, "not sent", error, None)),
+        Reply::NotSent(error) => Err(fault(Cause::Unreachable, NOT_SENT, error, None)),
         Reply::Lost { symptom, error } => Err(fault(Cause::Unreachable, symptom, error, None)),
         Reply::Answer(answer) => {
             let words = answer.words(answer.json().as_ref());

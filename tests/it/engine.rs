@@ -13,14 +13,14 @@ use reelq::places::{self, Places};
 use reelq::sink::Sink;
 use reelq::step::{self, Policy};
 use reelq::store::{Edited, Open, Store};
-use reelq::verdict::{Fetched, Reply, judge_poll, judge_post};
+use reelq::verdict::{Fetched, Reply, judge_poll, judge_post, judge_probe};
 use serde_json::json;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 
 use crate::world::{
-    DAY, ENDPOINT, HOUR, MINUTE, NEW_YEAR, SECOND, answer, folder, lost, saved_file,
+    DAY, ENDPOINT, HOUR, MINUTE, NEW_YEAR, SECOND, answer, folder, lost, raw_answer, saved_file,
 };
 
 fn limits() -> Limits {
@@ -752,4 +752,52 @@ async fn a_poll_that_taught_nothing_writes_nothing() {
     }
     assert_eq!(commits().await, seen, "something was written");
     assert_eq!(desk.job(id).await.version, before);
+}
+
+// ---- Gates whose free request is of no use ----
+
+/// Turns until the POST is tried, while the free request is answered like this.
+async fn probes_before_a_trial(desk: &mut Desk, probe: &Reply) -> u32 {
+    let mut probes = 0;
+    for _ in 0..HOUR / SECOND {
+        for act in desk.claim().await {
+            match act {
+                Act::Probe => {
+                    probes += 1;
+                    let failed = judge_probe(probe.clone());
+                    assert!(failed.is_err());
+                    desk.settle(vec![Report::Probed(failed)]).await;
+                }
+                Act::Post { job, .. } => {
+                    desk.settle(vec![accepted(*job)]).await;
+                    return probes;
+                }
+                _ => {}
+            }
+        }
+        desk.now += SECOND;
+    }
+    panic!("still closed after {probes} free requests and an hour");
+}
+
+#[tokio::test]
+async fn a_probe_that_always_fails_keeps_no_gate_closed_for_ever() {
+    let cases = [
+        (answer(401, &json!({"error": "no"})), 2),
+        (raw_answer(503, b"<html>"), 12),
+    ];
+    for (post, patience) in cases {
+        for probe in [
+            answer(401, &json!({})),
+            raw_answer(500, b""),
+            lost("timeout"),
+        ] {
+            let mut desk = Desk::new(limits()).await;
+            desk.add(4).await;
+            let posts = desk.posts().await.into_iter();
+            let reports = posts.map(|job| after_post(job, post.clone()));
+            desk.settle(reports.collect()).await;
+            assert_eq!(probes_before_a_trial(&mut desk, &probe).await, patience);
+        }
+    }
 }
