@@ -196,7 +196,10 @@ impl Engine {
                 serde_json::from_str(&row.detail)
                     .ok()
                     .and_then(|detail: serde_json::Value| {
-                        serde_json::from_value(detail["gate"].clone()).ok()
+                        // Another base URL or key may have no such fault.
+                        let label = detail["endpoint"].as_str();
+                        let own = label.is_none_or(|label| label == engine.endpoint);
+                        own.then(|| serde_json::from_value(detail["gate"].clone()).ok())?
                     });
             match (row.name.as_str(), saved) {
                 ("submit", Some(saved)) => {
@@ -798,6 +801,7 @@ impl Engine {
                         "message": closed.message,
                         "advice": closed.cause.advice(),
                         "tries": closed.tries,
+                        "endpoint": self.endpoint,
                         "gate": gate,
                     })
                     .to_string(),

@@ -90,6 +90,11 @@ impl Cause {
         }
     }
 
+    /// It costs nothing to see whether it is mended.
+    const fn has_free_probe(self) -> bool {
+        !matches!(self, Cause::Unclear | Cause::RateLimited)
+    }
+
     /// A POST that is tried again may end unknown, and cost money.
     const fn is_risky(self) -> bool {
         matches!(self, Cause::Unclear | Cause::Unreachable)
@@ -122,7 +127,7 @@ pub struct Closed {
     pub until: Millis,
     /// How long that was from the last try.
     pub pause: Millis,
-    /// Tries that failed since it closed.
+    /// Tries that failed since it closed, or since reelq last started.
     pub tries: u32,
     /// A free request has answered well since the last pause.
     pub probed: bool,
@@ -190,7 +195,14 @@ impl Gate {
             // The wall clock may have been set back in between.
             let pause = closed.pause.min(gate.longest.unwrap_or(Millis::MAX));
             closed.until = closed.until.min(now + pause);
+            // A trial has to be earned anew: a crash may have followed the last one.
             closed.probed = false;
+            closed.probes_failed = 0;
+            if closed.cause.has_free_probe() {
+                // People start reelq again when they have mended something.
+                closed.until = now;
+                closed.tries = 1;
+            }
         }
         gate
     }

@@ -801,3 +801,42 @@ async fn a_probe_that_always_fails_keeps_no_gate_closed_for_ever() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_start_looks_at_once_whether_a_fault_is_mended() {
+    let cases = [
+        (answer(401, &json!({})), true),
+        (answer(402, &json!({})), true),
+        (Reply::NotSent("refused".to_owned()), true),
+        (answer(429, &json!({})), false),
+        (answer(502, &json!({})), false),
+    ];
+    for (post, at_once) in cases {
+        let mut desk = Desk::new(limits()).await;
+        desk.add(4).await;
+        let posts = desk.posts().await.into_iter();
+        let reports = posts.map(|job| after_post(job, post.clone()));
+        desk.settle(reports.collect()).await;
+        assert!(desk.claim().await.is_empty(), "it is closed");
+        desk.crash().await;
+        let acts = desk.claim().await;
+        assert_eq!(
+            matches!(acts[..], [Act::Probe]),
+            at_once,
+            "{post:?}: {acts:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_gate_belongs_to_the_endpoint_that_it_was_closed_for() {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(4).await;
+    let posts = desk.posts().await.into_iter();
+    let reports = posts.map(|job| after_post(job, lost("timeout")));
+    desk.settle(reports.collect()).await;
+    desk.endpoint = "https://provider.test key-2";
+    desk.crash().await;
+    assert_eq!(desk.posts().await.len(), 1, "another key's fault");
+    assert!(desk.store.gates().await.unwrap().is_empty(), "still shown");
+}
