@@ -47,7 +47,8 @@ impl Answer {
         if self.broken.is_some() {
             return None;
         }
-        serde_json::from_slice(&self.body).ok()
+        let text = self.body.strip_prefix(b"\xef\xbb\xbf");
+        serde_json::from_slice(text.unwrap_or(&self.body)).ok()
     }
 
     fn evidence(&self, error: Option<String>) -> Evidence {
@@ -451,10 +452,15 @@ pub fn judge_probe(reply: Reply) -> Result<(), Fault> {
     }
 }
 
-/// The object that speaks of the task, innermost first: gateways wrap it in `data`.
+/// The object that speaks of the task, innermost first: gateways wrap it in
+/// `data`, some in a list of one there.
 fn layers(json: &Value) -> Vec<&Value> {
     let mut layers = vec![json];
     while let Some(inner) = layers.last().and_then(|layer| layer.get("data")) {
+        let inner = match inner.as_array().map(Vec::as_slice) {
+            Some([only]) => only,
+            _ => inner,
+        };
         if !inner.is_object() || layers.len() >= 3 {
             break;
         }
@@ -491,7 +497,7 @@ fn task_id(json: &Value) -> Option<String> {
         words.is_some_and(|words| !words.trim().is_empty())
     });
     // What else may name a task, if it is not the id of a request that failed.
-    if found.is_some() || complains {
+    if found.is_some() || complains || !layers.iter().all(|layer| has_good_code(layer)) {
         return found;
     }
     text(json, "data").filter(usable).or_else(|| {
@@ -501,6 +507,16 @@ fn task_id(json: &Value) -> Option<String> {
                 .or_else(|| text(layer, "video_id").filter(usable))
         })
     })
+}
+
+/// `code` says nothing, or that it went well.
+fn has_good_code(layer: &Value) -> bool {
+    let code = match layer.get("code") {
+        None | Some(Value::Null) => return true,
+        Some(Value::String(code)) => code.trim().to_lowercase(),
+        Some(code) => code.to_string(),
+    };
+    ["", "0", "200", "20000", "success", "ok"].contains(&code.as_str())
 }
 
 fn progress(value: &Value) -> Option<u8> {
