@@ -378,22 +378,25 @@ pub fn judge_poll(reply: Reply) -> PollVerdict {
         (200..300, Some(json @ Value::Object(_))) => judge_task(json),
         (401..=403, _) => trouble(Cause::KeyRefused),
         (429, _) => trouble(Cause::RateLimited),
-        // Only the gateway's own words count: a proxy's page says nothing about the task.
-        (404 | 410, Some(Value::Object(_))) => PollVerdict::NotFound { message: words },
-        (400, Some(json)) if is_not_found(json) => PollVerdict::NotFound { message: words },
+        // Only words about the task count: a proxy's page or a missing route says nothing of it.
+        (400 | 404 | 410, Some(json)) if is_not_found(json) => {
+            PollVerdict::NotFound { message: words }
+        }
         _ => trouble(Cause::Unclear),
     }
 }
 
 fn is_not_found(json: &Value) -> bool {
-    let mut words = code_words(json);
-    words.push_str(&said(json).unwrap_or_default().to_lowercase());
+    let said = said(json).unwrap_or_default().to_lowercase();
+    let words = format!("{} {said}", code_words(json)).replace(['_', '-'], " ");
     [
-        "not_exist",
-        "not_found",
-        "not found",
         "not exist",
+        "not found",
+        "notfound",
+        "no longer exists",
         "no such task",
+        "no such video",
+        "不存在",
     ]
     .iter()
     .any(|word| words.contains(word))
