@@ -132,6 +132,8 @@ pub struct Engine {
     poll_gate: Gate,
     window: Window,
     poll_faults_in_row: u32,
+    /// A poll has been answered since the start.
+    poll_answered: bool,
     posting: HashSet<JobId>,
     polling: HashSet<JobId>,
     fetching: HashSet<JobId>,
@@ -170,6 +172,7 @@ impl Engine {
             poll_gate: Gate::with_longest_pause(LONGEST_POLL_PAUSE),
             window: Window::new(limits.max_in_flight),
             poll_faults_in_row: 0,
+            poll_answered: false,
             posting: HashSet::new(),
             polling: HashSet::new(),
             fetching: HashSet::new(),
@@ -599,6 +602,7 @@ impl Engine {
             },
         };
         self.poll_faults_in_row = 0;
+        self.poll_answered = true;
         if self.poll_gate.open(true).is_some() {
             tracing::info!("polling goes on");
         }
@@ -607,7 +611,8 @@ impl Engine {
         self.judge(job, event, now);
     }
 
-    /// A poll that taught nothing about its task: the job stays as it is.
+    /// A poll that taught nothing about its task: the job stays as it is, but for
+    /// its deadline.
     fn poll_trouble(&mut self, job: &Job, fault: Fault, now: Millis, trial: bool) {
         self.poll_faults_in_row += 1;
         let faults = self.schedule.fault(job.id);
@@ -626,6 +631,11 @@ impl Engine {
         }
         if let Some(closed) = self.poll_gate.closed().filter(|_| was_open) {
             tracing::warn!(reason = %closed.message, advice = closed.cause.advice(), "polling pauses for all jobs");
+        }
+        // Other tasks are answered, so this is no outage: its own time runs out.
+        let answered = self.poll_answered && self.poll_gate.closed().is_none();
+        if answered && faults > 1 && job.give_up_at.is_some_and(|at| now >= at) {
+            self.judge(job, Event::Running { progress: None }, now);
         }
     }
 

@@ -840,3 +840,51 @@ async fn a_gate_belongs_to_the_endpoint_that_it_was_closed_for() {
     assert_eq!(desk.posts().await.len(), 1, "another key's fault");
     assert!(desk.store.gates().await.unwrap().is_empty(), "still shown");
 }
+
+// ---- A task that is never answered ----
+
+#[tokio::test]
+async fn a_task_that_alone_is_never_answered_ends_at_its_deadline() {
+    let mut desk = Desk::new(limits()).await;
+    let id = desk.generate().await;
+    desk.generate().await;
+    let overdue = desk.now + desk.limits.policy.deadline;
+    while desk.job(id).await.state == State::Generating {
+        assert!(desk.now < overdue + HOUR, "it never ends");
+        let polls = desk.claim().await.into_iter().filter_map(polled);
+        let reports = polls.map(|job| match job.id == id {
+            true => after_poll(job, answer(500, &json!({"error": "internal"}))),
+            false => running(job, 1),
+        });
+        desk.settle(reports.collect()).await;
+        let near = desk.now + HOUR >= overdue;
+        desk.now += if near { 5 * SECOND } else { HOUR };
+    }
+    assert!(desk.now >= overdue);
+    let failure = desk.job(id).await.failure.unwrap();
+    assert_eq!(failure.code, FailureCode::Deadline);
+}
+
+#[tokio::test]
+async fn an_outage_ends_no_task_at_its_deadline() {
+    let mut desk = Desk::new(limits()).await;
+    for _ in 0..2 {
+        desk.generate().await;
+    }
+    desk.now += 2 * DAY;
+    desk.crash().await;
+    let mut polls = 0;
+    for _ in 0..100 {
+        let acts = desk.claim().await.into_iter().filter_map(polled);
+        let reports: Vec<Report> = acts
+            .map(|job| after_poll(job, raw_answer(502, b"<html>")))
+            .collect();
+        polls += reports.len();
+        desk.settle(reports).await;
+        desk.now += 2 * SECOND;
+    }
+    assert!(polls > 4, "{polls} polls");
+    for id in 1..=2 {
+        assert_eq!(desk.job(id).await.state, State::Generating);
+    }
+}
