@@ -132,6 +132,8 @@ pub struct Engine {
     poll_gate: Gate,
     window: Window,
     poll_faults_in_row: u32,
+    /// A poll has been answered since the start.
+    poll_answered: bool,
     posting: HashSet<JobId>,
     polling: HashSet<JobId>,
     fetching: HashSet<JobId>,
@@ -172,6 +174,7 @@ impl Engine {
             poll_gate: Gate::with_longest_pause(LONGEST_POLL_PAUSE),
             window: Window::new(limits.max_in_flight),
             poll_faults_in_row: 0,
+            poll_answered: false,
             posting: HashSet::new(),
             polling: HashSet::new(),
             fetching: HashSet::new(),
@@ -199,7 +202,10 @@ impl Engine {
                 serde_json::from_str(&row.detail)
                     .ok()
                     .and_then(|detail: serde_json::Value| {
-                        serde_json::from_value(detail["gate"].clone()).ok()
+                        // Another base URL or key may have no such fault.
+                        let label = detail["endpoint"].as_str();
+                        let own = label.is_none_or(|label| label == engine.endpoint);
+                        own.then(|| serde_json::from_value(detail["gate"].clone()).ok())?
                     });
             match (row.name.as_str(), saved) {
                 ("submit", Some(saved)) => {
@@ -526,7 +532,7 @@ impl Engine {
                     self.probing = false;
                     match result {
                         Ok(()) => self.submit_gate.probe_answered(),
-                        Err(fault) => self.close_submit_gate(fault, now, true),
+                        Err(fault) => self.submit_gate.probe_failed(&fault, now),
                     }
                 }
                 None => {}
@@ -613,6 +619,7 @@ impl Engine {
             },
         };
         self.poll_faults_in_row = 0;
+        self.poll_answered = true;
         if self.poll_gate.open(true).is_some() {
             tracing::info!("polling goes on");
         }
@@ -621,7 +628,8 @@ impl Engine {
         self.judge(job, event, now);
     }
 
-    /// A poll that taught nothing about its task: the job stays as it is.
+    /// A poll that taught nothing about its task: the job stays as it is, but for
+    /// its deadline.
     fn poll_trouble(&mut self, job: &Job, fault: Fault, now: Millis, trial: bool) {
         self.poll_faults_in_row += 1;
         let faults = self.schedule.fault(job.id);
@@ -648,6 +656,11 @@ impl Engine {
                 advice = closed.cause.advice(),
                 "polling pauses for all jobs"
             );
+        }
+        // Other tasks are answered, so this is no outage: its own time runs out.
+        let answered = self.poll_answered && self.poll_gate.closed().is_none();
+        if answered && faults > 1 && job.give_up_at.is_some_and(|at| now >= at) {
+            self.judge(job, Event::Running { progress: None }, now);
         }
     }
 
@@ -827,6 +840,7 @@ impl Engine {
                         "message": closed.message,
                         "advice": closed.cause.advice(),
                         "tries": closed.tries,
+                        "endpoint": self.endpoint,
                         "gate": gate,
                     })
                     .to_string(),

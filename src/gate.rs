@@ -16,8 +16,23 @@ const LONGEST: Millis = 300 * SECOND;
 /// The longest pause before a POST is risked again that may end unknown.
 const LONGEST_UNKNOWN: Millis = 3_600 * SECOND;
 
+/// The longest pause between two free requests during an outage: it costs
+/// nothing to see soon that it is over.
+const LONGEST_LOOK: Millis = 60 * SECOND;
+
+/// Free requests that fail in a row until a POST is tried all the same, where
+/// it cannot be charged without our knowing: `/v1/models` may not be served, or
+/// not for this key.
+const PATIENCE: u32 = 2;
+
+/// The same where the POST may end unknown. Doubles with each such trial.
+const PATIENCE_UNKNOWN: u32 = 12;
+
 /// The longest `Retry-After` that is believed.
 const LONGEST_RETRY_AFTER: Millis = 3_600 * SECOND;
+
+/// The symptom of a request of which no byte left this machine.
+pub const NOT_SENT: &str = "not sent";
 
 /// Why a gate closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +89,16 @@ impl Cause {
             _ => LONGEST,
         }
     }
+
+    /// It costs nothing to see whether it is mended.
+    const fn has_free_probe(self) -> bool {
+        !matches!(self, Cause::Unclear | Cause::RateLimited)
+    }
+
+    /// A POST that is tried again may end unknown, and cost money.
+    const fn is_risky(self) -> bool {
+        matches!(self, Cause::Unclear | Cause::Unreachable)
+    }
 }
 
 /// A fault of the provider or the account.
@@ -102,10 +127,28 @@ pub struct Closed {
     pub until: Millis,
     /// How long that was from the last try.
     pub pause: Millis,
-    /// Tries that failed since it closed.
+    /// Tries that failed since it closed, or since reelq last started.
     pub tries: u32,
     /// A free request has answered well since the last pause.
     pub probed: bool,
+    /// Free requests that failed since the last POST, with an answer or on the way to one.
+    #[serde(default)]
+    pub probes_failed: u32,
+    /// POSTs that were tried since it closed although the free requests had failed.
+    #[serde(default)]
+    pub blind_trials: u32,
+}
+
+impl Closed {
+    /// The free request has failed so often that it may be what is wrong.
+    fn is_probe_useless(&self) -> bool {
+        let patience = if self.cause.is_risky() {
+            PATIENCE_UNKNOWN << self.blind_trials.min(16)
+        } else {
+            PATIENCE
+        };
+        self.probes_failed >= patience
+    }
 }
 
 /// What a gate lets through.
@@ -150,8 +193,16 @@ impl Gate {
         };
         if let Some(closed) = &mut gate.closed {
             // The wall clock may have been set back in between.
-            closed.until = closed.until.min(now + closed.pause);
+            let pause = closed.pause.min(gate.longest.unwrap_or(Millis::MAX));
+            closed.until = closed.until.min(now + pause);
+            // A trial has to be earned anew: a crash may have followed the last one.
             closed.probed = false;
+            closed.probes_failed = 0;
+            if closed.cause.has_free_probe() {
+                // People start reelq again when they have mended something.
+                closed.until = now;
+                closed.tries = 1;
+            }
         }
         gate
     }
@@ -167,7 +218,8 @@ impl Gate {
             None => Pass::Open,
             Some(closed) if now < closed.until => Pass::Wait(closed.until),
             // Asking would itself count against the limit.
-            Some(closed) if closed.probed || closed.cause == Cause::RateLimited => Pass::Trial,
+            Some(closed) if closed.cause == Cause::RateLimited => Pass::Trial,
+            Some(closed) if closed.probed || closed.is_probe_useless() => Pass::Trial,
             Some(_) => Pass::Probe,
         }
     }
@@ -182,9 +234,13 @@ impl Gate {
             }
             return;
         }
-        let (since, tries) = match &self.closed {
-            Some(closed) => (closed.since, closed.tries + 1),
-            None => (now, 1),
+        let (since, tries, blind_trials) = match &self.closed {
+            Some(closed) => (
+                closed.since,
+                closed.tries + 1,
+                closed.blind_trials + u32::from(!closed.probed && closed.is_probe_useless()),
+            ),
+            None => (now, 1, 0),
         };
         let again = if fault.cause == Cause::Unclear {
             let seen = self.symptoms.entry(fault.symptom).or_insert(0);
@@ -193,15 +249,8 @@ impl Gate {
         } else {
             tries
         };
-        let growing = fault
-            .cause
-            .first_pause()
-            .saturating_mul(1 << (again - 1).min(20))
-            .min(fault.cause.longest_pause())
-            .min(self.longest.unwrap_or(Millis::MAX));
-        let pause = fault
-            .retry_after
-            .map_or(growing, |asked| asked.clamp(SECOND, LONGEST_RETRY_AFTER));
+        let growing = doubling(fault.cause.first_pause(), again).min(fault.cause.longest_pause());
+        let pause = self.at_least_as_asked(growing, fault.retry_after);
         self.closed = Some(Closed {
             cause: fault.cause,
             message: fault.message,
@@ -210,13 +259,43 @@ impl Gate {
             pause,
             tries,
             probed: false,
+            probes_failed: 0,
+            blind_trials,
         });
+    }
+
+    /// The provider may ask for a longer pause, never for a shorter one.
+    fn at_least_as_asked(&self, growing: Millis, asked: Option<Millis>) -> Millis {
+        growing
+            .max(asked.unwrap_or(0).min(LONGEST_RETRY_AFTER))
+            .min(self.longest.unwrap_or(Millis::MAX))
     }
 
     /// A free request answered well: one job may be tried.
     pub fn probe_answered(&mut self) {
         if let Some(closed) = &mut self.closed {
             closed.probed = true;
+            closed.probes_failed = 0;
+        }
+    }
+
+    /// A free request failed: it is sent again after a growing pause. Why the gate
+    /// closed stays what the POST said; this may be a fault of the probe's address alone.
+    pub fn probe_failed(&mut self, fault: &Fault, now: Millis) {
+        let Some(closed) = &self.closed else { return };
+        let longest = match closed.cause {
+            cause if cause.is_risky() => LONGEST_LOOK,
+            cause => cause.longest_pause(),
+        };
+        let tries = closed.tries + 1;
+        let growing = doubling(fault.cause.first_pause(), tries).min(longest);
+        let pause = self.at_least_as_asked(growing, fault.retry_after);
+        if let Some(closed) = &mut self.closed {
+            closed.tries = tries;
+            closed.pause = pause;
+            closed.until = now + pause;
+            // No connection for the probe is none for the POST.
+            closed.probes_failed += u32::from(fault.symptom != NOT_SENT);
         }
     }
 
@@ -235,6 +314,10 @@ impl Gate {
             closed.until += delta;
         }
     }
+}
+
+fn doubling(first: Millis, times: u32) -> Millis {
+    first.saturating_mul(1 << times.saturating_sub(1).min(20))
 }
 
 /// How many tasks the provider takes at once: lowered when it says "too many",
@@ -311,6 +394,68 @@ mod tests {
                 return trials;
             }
         }
+    }
+
+    /// Runs an outage in which the free request fails as well, and counts the POSTs.
+    fn blind_trials_in(cause: Cause, probe: &Fault, span: Millis) -> u32 {
+        let mut gate = Gate::default();
+        gate.close(fault(cause, "500"), 0, false);
+        let (mut now, mut trials) = (0, 0);
+        while now < span {
+            match gate.pass(now) {
+                Pass::Wait(until) => now = until,
+                Pass::Probe => gate.probe_failed(probe, now),
+                Pass::Trial => {
+                    trials += 1;
+                    gate.close(fault(cause, "500"), now, true);
+                }
+                Pass::Open => unreachable!(),
+            }
+        }
+        trials
+    }
+
+    #[test]
+    fn a_probe_that_always_fails_keeps_no_gate_closed_for_ever() {
+        let refused = fault(Cause::KeyRefused, "401");
+        let broken = fault(Cause::Unreachable, "500");
+        for probe in [&refused, &broken] {
+            for cause in [Cause::KeyRefused, Cause::AccountRefused, Cause::Busy] {
+                assert!(blind_trials_in(cause, probe, 20 * SECOND) >= 1, "{cause:?}");
+            }
+            for cause in [Cause::Unclear, Cause::Unreachable] {
+                assert_eq!(blind_trials_in(cause, probe, 60 * SECOND), 0, "{cause:?}");
+                let trials = blind_trials_in(cause, probe, 3 * 3_600 * SECOND);
+                // With the three that are on the wire when it begins: eight at most.
+                assert!((1..=5).contains(&trials), "{trials} for {cause:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_connection_for_the_probe_is_none_for_a_job() {
+        let cut_off = fault(Cause::Unreachable, NOT_SENT);
+        for cause in [Cause::Busy, Cause::Unclear, Cause::Unreachable] {
+            assert_eq!(blind_trials_in(cause, &cut_off, 24 * 3_600 * SECOND), 0);
+        }
+    }
+
+    #[test]
+    fn a_failed_probe_hides_no_cause() {
+        let mut gate = Gate::default();
+        gate.close(fault(Cause::AccountRefused, "402"), 0, false);
+        gate.probe_failed(&fault(Cause::KeyRefused, "401"), 2 * SECOND);
+        let closed = gate.closed().unwrap();
+        assert_eq!((closed.cause, closed.since), (Cause::AccountRefused, 0));
+        assert_eq!(gate.pass(5 * SECOND), Pass::Wait(6 * SECOND));
+    }
+
+    #[test]
+    fn a_gate_of_an_earlier_version_is_read() {
+        let text = r#"{"closed":{"cause":"unclear","message":"m","since":1,"until":9,"pause":8,
+            "tries":1,"probed":false},"symptoms":{"502":1}}"#;
+        let gate: Gate = serde_json::from_str(text).unwrap();
+        assert_eq!(gate.pass(3), Pass::Wait(9));
     }
 
     #[test]

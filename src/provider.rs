@@ -20,7 +20,7 @@ use url::{Host, Url};
 use crate::job::{JobSpec, Millis};
 use crate::verdict::{Answer, Reply};
 
-/// How long a connection may take to be made.
+/// How long a connection may take to be made, at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most that is read of an answer that is not a video, in bytes.
@@ -118,21 +118,25 @@ impl Provider {
                 |_| SetupError("the key holds a character that a header cannot carry".to_owned()),
             )?;
         authorization.set_sensitive(true);
-        let builder = || {
+        let builder = |connect_timeout: Duration| {
             Client::builder()
                 .user_agent(concat!("reelq/", env!("CARGO_PKG_VERSION")))
                 .redirect(redirect::Policy::none())
                 .retry(reqwest::retry::never())
-                .connect_timeout(CONNECT_TIMEOUT)
+                .connect_timeout(connect_timeout)
         };
-        let paying = builder()
+        // Before the time for the whole request is over: that it was not sent must not be in doubt.
+        let part_of = |whole: Duration| CONNECT_TIMEOUT.min(whole / 2);
+        let paying = builder(part_of(endpoint.post_timeout))
             .http1_only()
             .pool_max_idle_per_host(0)
             .build()
             .map_err(setup)?;
-        let asking = builder().build().map_err(setup)?;
+        let asking = builder(part_of(endpoint.poll_timeout))
+            .build()
+            .map_err(setup)?;
         let loopback = is_loopback(&endpoint.base_url);
-        let fetching = builder()
+        let fetching = builder(CONNECT_TIMEOUT)
             .dns_resolver(Arc::new(OuterResolver { loopback }))
             .build()
             .map_err(setup)?;
@@ -332,10 +336,10 @@ async fn exchange(request: RequestBuilder) -> Reply {
                     "broken"
                 },
                 error: if error.is_timeout() {
-                    "the request was sent, but no answer came in time".to_owned()
+                    "the request was sent, at least in part, but no answer came in time".to_owned()
                 } else {
                     format!(
-                        "the request was sent, but the connection broke: {}",
+                        "the request was sent, at least in part, but the connection broke: {}",
                         chain(error)
                     )
                 },
@@ -496,6 +500,17 @@ mod tests {
             provider.content_address("sora-2:a/../b?c#d==").as_str(),
             "https://example.com/api/v1/videos/sora-2%3Aa%2F..%2Fb%3Fc%23d%3D%3D/content"
         );
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_never_made_carries_no_post() {
+        // The system takes the connection, and nobody speaks TLS on it.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let provider = provider(&format!("https://{}", silent.local_addr().unwrap()));
+        let spec = JobSpec::new("a boat", "https://example.com/boat.jpg");
+        for reply in [provider.create(&spec, "1").await, provider.probe().await] {
+            assert!(matches!(reply, Reply::NotSent(_)), "{reply:?}");
+        }
     }
 
     #[test]

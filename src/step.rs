@@ -16,6 +16,9 @@ pub const NOT_FOUND_GRACE: Millis = 5 * MINUTE;
 /// Answers "not found" in a row, after the grace, until a task counts as lost.
 pub const NOT_FOUND_LIMIT: u32 = 3;
 
+/// And for how long, at least: a gateway that starts anew may not know its tasks for a while.
+pub const NOT_FOUND_SPAN: Millis = MINUTE;
+
 /// How long a completed task may be without a usable video before it is given
 /// up; an outage in between starts it again.
 pub const UNUSABLE_GRACE: Millis = 10 * MINUTE;
@@ -61,12 +64,16 @@ impl Policy {
     /// When a running task is asked for again: the interval of its age, spread
     /// by up to a fifth so that tasks of one batch do not come all at once.
     pub fn next_poll(&self, job: &Job, now: Millis) -> Millis {
-        let interval = if self.age(job, now) >= self.slow_after {
+        let interval = self.interval_of(job, now);
+        now + interval + spread(job.id, now, interval / 5)
+    }
+
+    fn interval_of(&self, job: &Job, now: Millis) -> Millis {
+        if self.age(job, now) >= self.slow_after {
             self.slow_interval
         } else {
             self.interval
-        };
-        now + interval + spread(job.id, now, interval / 5)
+        }
     }
 
     /// How long a task has been watched. Counted from its deadline, which moves
@@ -187,6 +194,7 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
         (State::Submitting, Event::Refused { evidence }) => {
             let message = words(&evidence, "the provider refused the job");
             fail(&mut next, FailureCode::Refused, message.clone(), now);
+            next.cost = Money::ZERO;
             detail = Some(message);
             ledger = Some(end(Outcome::Rejected, None, evidence));
         }
@@ -240,7 +248,8 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
         (State::Generating, Event::TaskNotFound { message }) => {
             if policy.age(job, now) >= NOT_FOUND_GRACE {
                 next.faults += 1;
-                if next.faults >= NOT_FOUND_LIMIT {
+                let span = i64::from(job.faults).saturating_mul(policy.interval_of(job, now));
+                if next.faults >= NOT_FOUND_LIMIT && span >= NOT_FOUND_SPAN {
                     let message = format!(
                         "the provider no longer knows the task ({message}); `reelq retry` asks again for free"
                     );

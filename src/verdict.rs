@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use crate::gate::{Cause, Fault};
+use crate::gate::{Cause, Fault, NOT_SENT};
 use crate::job::{Evidence, Millis, SavedFile, is_task_id};
 
 /// How much of an answer is kept as evidence, in bytes.
@@ -47,7 +47,8 @@ impl Answer {
         if self.broken.is_some() {
             return None;
         }
-        serde_json::from_slice(&self.body).ok()
+        let text = self.body.strip_prefix(b"\xef\xbb\xbf");
+        serde_json::from_slice(text.unwrap_or(&self.body)).ok()
     }
 
     fn evidence(&self, error: Option<String>) -> Evidence {
@@ -175,7 +176,7 @@ pub fn judge_post(reply: Reply) -> PostVerdict {
             };
             return PostVerdict::NotAccepted {
                 evidence,
-                fault: fault(Cause::Unreachable, "not sent", error, None),
+                fault: fault(Cause::Unreachable, NOT_SENT, error, None),
                 crowded: false,
             };
         }
@@ -356,7 +357,7 @@ pub enum Fetched {
 pub fn judge_poll(reply: Reply) -> PollVerdict {
     let answer = match reply {
         Reply::NotSent(error) => {
-            return PollVerdict::Trouble(fault(Cause::Unreachable, "not sent", error, None));
+            return PollVerdict::Trouble(fault(Cause::Unreachable, NOT_SENT, error, None));
         }
         Reply::Lost { symptom, error } => {
             return PollVerdict::Trouble(fault(Cause::Unclear, symptom, error, None));
@@ -377,22 +378,25 @@ pub fn judge_poll(reply: Reply) -> PollVerdict {
         (200..300, Some(json @ Value::Object(_))) => judge_task(json),
         (401..=403, _) => trouble(Cause::KeyRefused),
         (429, _) => trouble(Cause::RateLimited),
-        // Only the gateway's own words count: a proxy's page says nothing about the task.
-        (404 | 410, Some(Value::Object(_))) => PollVerdict::NotFound { message: words },
-        (400, Some(json)) if is_not_found(json) => PollVerdict::NotFound { message: words },
+        // Only words about the task count: a proxy's page or a missing route says nothing of it.
+        (400 | 404 | 410, Some(json)) if is_not_found(json) => {
+            PollVerdict::NotFound { message: words }
+        }
         _ => trouble(Cause::Unclear),
     }
 }
 
 fn is_not_found(json: &Value) -> bool {
-    let mut words = code_words(json);
-    words.push_str(&said(json).unwrap_or_default().to_lowercase());
+    let said = said(json).unwrap_or_default().to_lowercase();
+    let words = format!("{} {said}", code_words(json)).replace(['_', '-'], " ");
     [
-        "not_exist",
-        "not_found",
-        "not found",
         "not exist",
+        "not found",
+        "notfound",
+        "no longer exists",
         "no such task",
+        "no such video",
+        "不存在",
     ]
     .iter()
     .any(|word| words.contains(word))
@@ -429,7 +433,7 @@ fn judge_task(json: &Value) -> PollVerdict {
 /// Whether a free request shows that the provider is there and takes the key.
 pub fn judge_probe(reply: Reply) -> Result<(), Fault> {
     match reply {
-        Reply::NotSent(error) => Err(fault(Cause::Unreachable, "not sent", error, None)),
+        Reply::NotSent(error) => Err(fault(Cause::Unreachable, NOT_SENT, error, None)),
         Reply::Lost { symptom, error } => Err(fault(Cause::Unreachable, symptom, error, None)),
         Reply::Answer(answer) => {
             let words = answer.words(answer.json().as_ref());
@@ -451,10 +455,15 @@ pub fn judge_probe(reply: Reply) -> Result<(), Fault> {
     }
 }
 
-/// The object that speaks of the task, innermost first: gateways wrap it in `data`.
+/// The object that speaks of the task, innermost first: gateways wrap it in
+/// `data`, some in a list of one there.
 fn layers(json: &Value) -> Vec<&Value> {
     let mut layers = vec![json];
     while let Some(inner) = layers.last().and_then(|layer| layer.get("data")) {
+        let inner = match inner.as_array().map(Vec::as_slice) {
+            Some([only]) => only,
+            _ => inner,
+        };
         if !inner.is_object() || layers.len() >= 3 {
             break;
         }
@@ -491,7 +500,7 @@ fn task_id(json: &Value) -> Option<String> {
         words.is_some_and(|words| !words.trim().is_empty())
     });
     // What else may name a task, if it is not the id of a request that failed.
-    if found.is_some() || complains {
+    if found.is_some() || complains || !layers.iter().all(|layer| has_good_code(layer)) {
         return found;
     }
     text(json, "data").filter(usable).or_else(|| {
@@ -501,6 +510,16 @@ fn task_id(json: &Value) -> Option<String> {
                 .or_else(|| text(layer, "video_id").filter(usable))
         })
     })
+}
+
+/// `code` says nothing, or that it went well.
+fn has_good_code(layer: &Value) -> bool {
+    let code = match layer.get("code") {
+        None | Some(Value::Null) => return true,
+        Some(Value::String(code)) => code.trim().to_lowercase(),
+        Some(code) => code.to_string(),
+    };
+    ["", "0", "200", "20000", "success", "ok"].contains(&code.as_str())
 }
 
 fn progress(value: &Value) -> Option<u8> {

@@ -13,14 +13,14 @@ use reelq::places::{self, Places};
 use reelq::sink::Sink;
 use reelq::step::{self, Policy};
 use reelq::store::{Edited, Open, Store};
-use reelq::verdict::{Fetched, Reply, judge_poll, judge_post};
+use reelq::verdict::{Fetched, Reply, judge_poll, judge_post, judge_probe};
 use serde_json::json;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 
 use crate::world::{
-    DAY, ENDPOINT, HOUR, MINUTE, NEW_YEAR, SECOND, answer, folder, lost, saved_file,
+    DAY, ENDPOINT, HOUR, MINUTE, NEW_YEAR, SECOND, answer, folder, lost, raw_answer, saved_file,
 };
 
 fn limits() -> Limits {
@@ -848,4 +848,139 @@ async fn a_poll_that_taught_nothing_writes_nothing() {
     }
     assert_eq!(commits().await, seen, "something was written");
     assert_eq!(desk.job(id).await.version, before);
+}
+
+// ---- Gates whose free request is of no use ----
+
+/// Turns until the POST is tried, while the free request is answered like this.
+async fn probes_before_a_trial(desk: &mut Desk, probe: &Reply) -> u32 {
+    let mut probes = 0;
+    for _ in 0..HOUR / SECOND {
+        for act in desk.claim().await {
+            match act {
+                Act::Probe => {
+                    probes += 1;
+                    let failed = judge_probe(probe.clone());
+                    assert!(failed.is_err());
+                    desk.settle(vec![Report::Probed(failed)]).await;
+                }
+                Act::Post { job, .. } => {
+                    desk.settle(vec![accepted(*job)]).await;
+                    return probes;
+                }
+                _ => {}
+            }
+        }
+        desk.now += SECOND;
+    }
+    panic!("still closed after {probes} free requests and an hour");
+}
+
+#[tokio::test]
+async fn a_probe_that_always_fails_keeps_no_gate_closed_for_ever() {
+    let cases = [
+        (answer(401, &json!({"error": "no"})), 2),
+        (raw_answer(503, b"<html>"), 12),
+    ];
+    for (post, patience) in cases {
+        for probe in [
+            answer(401, &json!({})),
+            raw_answer(500, b""),
+            lost("timeout"),
+        ] {
+            let mut desk = Desk::new(limits()).await;
+            desk.add(4).await;
+            let posts = desk.posts().await.into_iter();
+            let reports = posts.map(|job| after_post(job, post.clone()));
+            desk.settle(reports.collect()).await;
+            assert_eq!(probes_before_a_trial(&mut desk, &probe).await, patience);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_start_looks_at_once_whether_a_fault_is_mended() {
+    let cases = [
+        (answer(401, &json!({})), true),
+        (answer(402, &json!({})), true),
+        (Reply::NotSent("refused".to_owned()), true),
+        (answer(429, &json!({})), false),
+        (answer(502, &json!({})), false),
+    ];
+    for (post, at_once) in cases {
+        let mut desk = Desk::new(limits()).await;
+        desk.add(4).await;
+        let posts = desk.posts().await.into_iter();
+        let reports = posts.map(|job| after_post(job, post.clone()));
+        desk.settle(reports.collect()).await;
+        assert!(desk.claim().await.is_empty(), "it is closed");
+        desk.crash().await;
+        let acts = desk.claim().await;
+        assert_eq!(
+            matches!(acts[..], [Act::Probe]),
+            at_once,
+            "{post:?}: {acts:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_gate_belongs_to_the_endpoint_that_it_was_closed_for() {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(4).await;
+    let posts = desk.posts().await.into_iter();
+    let reports = posts.map(|job| after_post(job, lost("timeout")));
+    desk.settle(reports.collect()).await;
+    desk.endpoint = "https://provider.test key-2";
+    desk.crash().await;
+    assert_eq!(desk.posts().await.len(), 1, "another key's fault");
+    assert!(desk.store.gates().await.unwrap().is_empty(), "still shown");
+}
+
+// ---- A task that is never answered ----
+
+#[tokio::test]
+async fn a_task_that_alone_is_never_answered_ends_at_its_deadline() {
+    let mut desk = Desk::new(limits()).await;
+    let id = desk.generate().await;
+    desk.generate().await;
+    let overdue = desk.now + desk.limits.policy.deadline;
+    while desk.job(id).await.state == State::Generating {
+        assert!(desk.now < overdue + HOUR, "it never ends");
+        let polls = desk.claim().await.into_iter().filter_map(polled);
+        let reports = polls.map(|job| match job.id == id {
+            true => after_poll(job, answer(500, &json!({"error": "internal"}))),
+            false => running(job, 1),
+        });
+        desk.settle(reports.collect()).await;
+        let near = desk.now + HOUR >= overdue;
+        desk.now += if near { 5 * SECOND } else { HOUR };
+    }
+    assert!(desk.now >= overdue);
+    let failure = desk.job(id).await.failure.unwrap();
+    assert_eq!(failure.code, FailureCode::Deadline);
+}
+
+#[tokio::test]
+async fn an_outage_ends_no_task_at_its_deadline() {
+    let mut desk = Desk::new(limits()).await;
+    for _ in 0..2 {
+        desk.generate().await;
+    }
+    desk.now += 2 * DAY;
+    desk.crash().await;
+    let mut polls = 0;
+    for _ in 0..100 {
+        let acts = desk.claim().await.into_iter().filter_map(polled);
+        let reports: Vec<Report> = acts
+            .map(|job| after_poll(job, raw_answer(502, b"<html>")))
+            .collect();
+        polls += reports.len();
+        desk.settle(reports).await;
+        desk.now += 2 * SECOND;
+    }
+    assert!(polls > 4, "{polls} polls");
+    for id in 1..=2 {
+        assert_eq!(desk.job(id).await.state, State::Generating);
+    }
 }

@@ -16,7 +16,7 @@ use reelq::step::{
     UNUSABLE_LIMIT, step,
 };
 
-use crate::world::{DAY, ENDPOINT, NEW_YEAR, SECOND, job_in, lawful, saved_file};
+use crate::world::{DAY, ENDPOINT, HOUR, NEW_YEAR, SECOND, job_in, lawful, saved_file};
 
 /// A job that something happens to.
 struct Setting {
@@ -94,7 +94,7 @@ fn rows() -> Vec<Row> {
         row("`running`, past its deadline", || Event::Running { progress: Some(40) }, |s| s.now = NEW_YEAR + s.policy.deadline),
         row("`task_not_found`, just after the POST", || Event::TaskNotFound { message: "no".to_owned() }, |s| s.job.faults = 9),
         row("`task_not_found`, later", || Event::TaskNotFound { message: "no".to_owned() }, |s| s.now = NEW_YEAR + DAY),
-        row("`task_not_found`, later, again and again", || Event::TaskNotFound { message: "no".to_owned() }, |s| { s.now = NEW_YEAR + DAY; s.job.faults = 2; }),
+        row("`task_not_found`, later, for a minute", || Event::TaskNotFound { message: "no".to_owned() }, |s| { s.now = NEW_YEAR + DAY; s.job.faults = 2; }),
         row("`completed`", || Event::Completed { urls: vec!["/v.mp4".to_owned()], target: "/videos/1.mp4".to_owned() }, as_it_is),
         row("`task_failed`", || Event::TaskFailed { message: "no".to_owned() }, as_it_is),
         row("`task_expired`", || Event::TaskExpired { message: "no".to_owned() }, as_it_is),
@@ -125,7 +125,7 @@ const CASES: &[(State, &str, State, &str)] = &[
     (Generating,  "`running`, past its deadline", Failed, ""),
     (Generating,  "`task_not_found`, just after the POST", Generating, ""),
     (Generating,  "`task_not_found`, later", Generating, ""),
-    (Generating,  "`task_not_found`, later, again and again", Failed, ""),
+    (Generating,  "`task_not_found`, later, for a minute", Failed, ""),
     (Generating,  "`completed`", Downloading, ""),
     (Generating,  "`task_failed`", Failed, ""),
     (Generating,  "`task_expired`", Failed, ""),
@@ -233,13 +233,18 @@ fn limits_lie_where_they_are_said_to_lie() {
     };
     let deadline = Policy::default().deadline;
     #[rustfmt::skip]
-    let cases: [(State, Millis, u32, Event, State); 10] = [
+    let cases: [(State, Millis, u32, Event, State); 13] = [
         // state, milliseconds after its start, faults before, event, next state
         (Generating, deadline - 1, 0, running(), Generating),
         (Generating, deadline, 0, running(), Failed),
-        (Generating, NOT_FOUND_GRACE - 1, NOT_FOUND_LIMIT, not_found(), Generating),
-        (Generating, NOT_FOUND_GRACE, NOT_FOUND_LIMIT - 2, not_found(), Generating),
-        (Generating, NOT_FOUND_GRACE, NOT_FOUND_LIMIT - 1, not_found(), Failed),
+        (Generating, NOT_FOUND_GRACE - 1, 99, not_found(), Generating),
+        // Polled every five seconds: thirteen answers span a minute.
+        (Generating, NOT_FOUND_GRACE, NOT_FOUND_LIMIT, not_found(), Generating),
+        (Generating, NOT_FOUND_GRACE, 11, not_found(), Generating),
+        (Generating, NOT_FOUND_GRACE, 12, not_found(), Failed),
+        // Polled every minute.
+        (Generating, HOUR, NOT_FOUND_LIMIT - 2, not_found(), Generating),
+        (Generating, HOUR, NOT_FOUND_LIMIT - 1, not_found(), Failed),
         // Not the deadline's word: a task that is lost for now is given up by its own limit.
         (Generating, deadline, 0, not_found(), Generating),
         (Downloading, UNUSABLE_GRACE - 1, UNUSABLE_LIMIT + 9, unusable(), Downloading),
@@ -255,6 +260,16 @@ fn limits_lie_where_they_are_said_to_lie() {
         let next = setting.step(event).unwrap().job;
         assert_eq!(next.state, to, "{state} {name} after {after} ms");
     }
+}
+
+#[test]
+fn what_was_refused_costs_nothing() {
+    let mut setting = Setting::of(Submitting);
+    setting.job.cost = Money::from_micros(600_000);
+    let refused = Event::Refused {
+        evidence: Evidence::default(),
+    };
+    assert_eq!(setting.step(refused).unwrap().job.cost, Money::ZERO);
 }
 
 #[test]

@@ -115,6 +115,12 @@ fn a_post_is_judged_by_its_row() {
         ("A4 a path, not an id",       answer(200, &json!({"id": ".."})), "unknown"),
         ("A4 words, not an id",        answer(200, &json!({"code": 1, "data": "out of credit"})), "unknown"),
         ("A4 an error's request id",   answer(200, &json!({"error": {"message": "no"}, "request_id": "r1"})), "unknown"),
+        ("A4 a request id of a quota", answer(200, &json!({"code": "insufficient_user_quota", "message": "quota", "data": null, "request_id": "r1"})), "unknown"),
+        ("A4 a request id of a fault", answer(200, &json!({"code": 500, "msg": "upstream error", "request_id": "req-1"})), "unknown"),
+        ("A4 a code's word as data",   answer(200, &json!({"code": 1001, "msg": "failed", "data": "error"})), "unknown"),
+        ("A4 a fault's video id",      answer(200, &json!({"data": {"code": "500", "video_id": "v1"}})), "unknown"),
+        ("A4 several tasks",           answer(200, &json!({"data": [{"id": "a"}, {"id": "b"}]})), "unknown"),
+        ("A4 no task in a list",       answer(200, &json!({"data": []})), "unknown"),
         ("A5 301",                     html(301), "unknown"),
         ("A5 302 with a task",         answer(302, &made), "unknown"),
         ("A5 307",                     html(307), "unknown"),
@@ -182,6 +188,14 @@ fn the_id_is_found_where_gateways_put_it() {
         ("envelope, string number", json!({"code": "20000", "msg": "ok", "data": {"task_id": "c"}}), "c"),
         ("envelope in an envelope", json!({"data": {"data": {"task_id": "c"}}}), "c"),
         ("data is the id",          json!({"code": "success", "data": "d"}), "d"),
+        ("a list of one",           json!({"code": 200, "data": [{"status": "submitted", "task_id": "c"}]}), "c"),
+        ("a list of one id",        json!({"data": [{"id": "c"}]}), "c"),
+        ("an id whatever the code", json!({"code": 500, "data": {"task_id": "c"}}), "c"),
+        ("data, code 0",            json!({"code": 0, "data": "d"}), "d"),
+        ("data, code \"200\"",      json!({"code": "200", "data": "d"}), "d"),
+        ("data, code OK",           json!({"code": " OK ", "data": "d"}), "d"),
+        ("request_id, no code",     json!({"code": null, "request_id": "e"}), "e"),
+        ("request_id, code 20000",  json!({"code": 20000, "request_id": "e"}), "e"),
         ("request_id only",         json!({"request_id": "e"}), "e"),
         ("request_id in data",      json!({"data": {"request_id": "e"}}), "e"),
         ("a request beside a task", json!({"request_id": "r", "data": {"task_id": "c"}}), "c"),
@@ -199,6 +213,8 @@ fn the_id_is_found_where_gateways_put_it() {
     for (row, body, id) in rows {
         assert_eq!(post(answer(200, &body)), format!("accepted {id}"), "{row}");
     }
+    let marked = raw_answer(200, b"\xef\xbb\xbf{\"id\": \"t\"}");
+    assert_eq!(post(marked), "accepted t", "a byte-order mark");
 }
 
 #[test]
@@ -294,7 +310,14 @@ fn a_poll_is_judged_by_its_row() {
         ("failed, error_message",  answer(200, &json!({"status": "failed", "error_message": "busy"})), "failed: busy"),
         ("not found, new-api",     answer(400, &json!({"code": "task_not_exist", "message": "task_not_exist"})), "not found"),
         ("not found, 404",         error(404, "Video not found"), "not found"),
-        ("not found, 410",         answer(410, &json!({"detail": "gone"})), "not found"),
+        ("not found, 410",         answer(410, &json!({"detail": "the video no longer exists"})), "not found"),
+        ("not found, FastAPI",     answer(404, &json!({"detail": "Not Found"})), "not found"),
+        ("not found, a code",      answer(404, &json!({"code": "not-found", "error": "no"})), "not found"),
+        ("not found, a type",      answer(404, &json!({"error": {"message": "no", "type": "NotFoundError"}})), "not found"),
+        ("not found, Chinese",     answer(404, &json!({"message": "任务不存在"})), "not found"),
+        ("no route, Kong",         answer(404, &json!({"message": "no Route matched with those values"})), "trouble unclear"),
+        ("no route, new-api",      error(404, "Invalid URL (GET /v1/videos/t1)"), "trouble unclear"),
+        ("410 of something else",  answer(410, &json!({"detail": "this API version was retired"})), "trouble unclear"),
         ("not found, in words",    answer(400, &json!({"error": {"message": "No such task"}})), "not found"),
         ("not found, a proxy's",   html(404), "trouble unclear"),
         ("not found, empty",       raw_answer(404, b""), "trouble unclear"),
@@ -519,7 +542,8 @@ proptest! {
             prop_assert!((200..300).contains(&sent.status));
             prop_assert!(sent.broken.is_none());
             prop_assert!(!task_id.is_empty());
-            let body: Value = serde_json::from_slice(&sent.body).unwrap();
+            let text = sent.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&sent.body);
+            let body: Value = serde_json::from_slice(text).unwrap();
             prop_assert!(holds(&body, &task_id), "{task_id:?} is not in {body}");
         }
     }
