@@ -79,8 +79,6 @@ pub struct Opened {
     pub range: Option<(u64, Option<u64>)>,
     /// The `ETag`, if it is quoted and not weak.
     pub validator: Option<String>,
-    /// Scheme and host of the server: the rest of a link may be signed.
-    pub host: String,
     /// Where a redirect points.
     pub location: Option<String>,
     response: Response,
@@ -272,7 +270,6 @@ impl Provider {
             range: text(header::CONTENT_RANGE).and_then(|range| content_range(&range)),
             validator: text(header::ETAG)
                 .filter(|tag| tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"')),
-            host: url.origin().ascii_serialization(),
             location: text(header::LOCATION),
             response,
             idle_timeout,

@@ -34,6 +34,8 @@ pub enum Body {
     FilmFrom(usize),
     /// Other bytes.
     Bytes(Vec<u8>),
+    /// So many bytes at most of what was asked for of the job's film, as if that were all.
+    FilmAtMost(usize),
     /// These bytes, then zeros without end.
     Endless(Vec<u8>),
 }
@@ -644,7 +646,7 @@ async fn send(
     let film = &context.film;
     let mut body = match &answer.body {
         Body::Text(text) => context.fill(text).into_bytes(),
-        Body::Film => film.clone(),
+        Body::Film | Body::FilmAtMost(_) => film.clone(),
         Body::FilmUpTo(percent) => film[..film.len() * percent / 100].to_vec(),
         Body::FilmFrom(offset) => film[*offset..].to_vec(),
         Body::Bytes(bytes) | Body::Endless(bytes) => bytes.clone(),
@@ -660,6 +662,9 @@ async fn send(
         ));
         body.drain(..first);
         code = 206;
+    }
+    if let Body::FilmAtMost(most) = answer.body {
+        body.truncate(most);
     }
     let endless = matches!(answer.body, Body::Endless(_));
     let mut head = format!("HTTP/1.1 {code} Words\r\n");
