@@ -24,6 +24,9 @@ const MAX_WORDS: usize = 64 * 1024;
 /// A length within this much of what was asked is as asked, in milliseconds.
 const DURATION_TOLERANCE: u64 = 1_000;
 
+/// So many bytes may be stored between two looks at the free space.
+const LOOK_AT_SPACE: u64 = 1024 * 1024;
+
 /// Interrupted tries after which a partial file no longer keeps other places out.
 const PATIENCE: u32 = 3;
 
@@ -261,6 +264,11 @@ impl Fetch<'_> {
         let mut seen = HashSet::new();
         for _ in 0..MAX_HOPS {
             let resume = self.part.resume();
+            // What could not be stored is not asked for.
+            let rest = resume.as_ref().and_then(|r| r.total?.checked_sub(r.offset));
+            if let Err(full) = self.has_room(rest.unwrap_or(1)) {
+                return self.leave(full).await;
+            }
             if !seen.insert((url.clone(), with_key, resume.is_some())) {
                 return Answer::Useless("redirects in a circle".to_owned());
             }
@@ -330,10 +338,9 @@ impl Fetch<'_> {
                     self.downloads.max_bytes
                 )));
             }
-            if !self.downloads.has_room_for(length) {
-                return end(Answer::Full(format!(
-                    "not enough free space for {length} bytes"
-                )));
+            // What is there already makes room for it.
+            if let Err(full) = self.has_room(length.saturating_sub(self.part.len())) {
+                return end(self.leave(full).await);
             }
         }
         let mut head = Vec::new();
@@ -383,7 +390,14 @@ impl Fetch<'_> {
     /// Stores the rest of the answer and finishes the file. More than `had`
     /// bytes are progress.
     async fn receive(&mut self, opened: &mut Opened, had: Option<u64>) -> Answer {
+        let mut looked_at = self.part.len();
         let broken = loop {
+            if self.part.len() - looked_at >= LOOK_AT_SPACE {
+                looked_at = self.part.len();
+                if let Err(full) = self.has_room(1) {
+                    break Some(full);
+                }
+            }
             match opened.chunk().await {
                 Ok(Some(chunk)) => {
                     if self.part.len() + chunk.len() as u64 > self.downloads.max_bytes {
@@ -435,6 +449,16 @@ impl Fetch<'_> {
             false => Answer::Useless(reason),
         };
         self.leave(answer).await
+    }
+
+    fn has_room(&self, bytes: u64) -> Result<(), Answer> {
+        match self.downloads.has_room_for(bytes) {
+            true => Ok(()),
+            false => Err(Answer::Full(format!(
+                "not enough free space: a quarter of download.min_free_space = {} stays free",
+                bytesize::ByteSize(self.downloads.min_free_space)
+            ))),
+        }
     }
 
     /// Keeps what the next try can go on from; the rest only takes up room.

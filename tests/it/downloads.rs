@@ -194,3 +194,44 @@ async fn what_nothing_can_be_gone_on_from_is_not_kept() {
     desk.turn().await;
     assert_eq!(desk.files(), [PathBuf::new(); 0]);
 }
+
+/// No server said how long it is: the space is looked at while it comes.
+#[tokio::test]
+async fn a_body_without_an_end_stops_at_the_reserve() {
+    let head = b"\0\0\0\x10ftypisom\0\0\0\0\x40\0\0\0mdat".to_vec();
+    let endless = status(200)
+        .typed("video/mp4", Body::Endless(head))
+        .framed(Framing::Chunked);
+    for (answer, can_go_on) in [
+        (endless.clone(), false),
+        (endless.header("etag", "\"v1\""), true),
+    ] {
+        let mut desk = Desk::new(vec![], vec![answer]);
+        let free = desk.downloads.free_space().unwrap();
+        // Room for four MiB of sixty-four.
+        desk.downloads.min_free_space = (free - (4 << 20)) * 4;
+        let fetched = desk.fetch().await;
+        let Fetched::Interrupted { reason, advanced } = fetched else {
+            panic!("{fetched:?}");
+        };
+        assert!(reason.contains("free space"), "{reason}");
+        assert_eq!(advanced, can_go_on);
+        assert_eq!(desk.partial() > 0, can_go_on);
+
+        // Nothing is asked for that could not be stored.
+        desk.downloads.min_free_space = free * 8;
+        let asked = desk.provider.seen().len();
+        let fetched = desk.fetch().await;
+        assert!(
+            matches!(
+                fetched,
+                Fetched::Interrupted {
+                    advanced: false,
+                    ..
+                }
+            ),
+            "{fetched:?}"
+        );
+        assert_eq!(desk.provider.seen().len(), asked);
+    }
+}
