@@ -235,3 +235,23 @@ async fn a_body_without_an_end_stops_at_the_reserve() {
         assert_eq!(desk.provider.seen().len(), asked);
     }
 }
+
+#[tokio::test]
+async fn a_body_that_crawls_gives_its_place_to_others() {
+    let film = film_answer().ranges("\"v1\"").crawls();
+    let words = html(404).body(Body::Text("no ".repeat(60_000))).crawls();
+    for (answer, has_bytes) in [(film, true), (words, false)] {
+        let desk = Desk::new(vec![], vec![answer]);
+        let limit = Duration::from_secs(30);
+        let fetched = tokio::time::timeout(limit, desk.fetch()).await.unwrap();
+        match fetched {
+            Fetched::Interrupted {
+                advanced: true,
+                reason,
+            } => assert!(has_bytes && reason.contains("a second"), "{reason}"),
+            Fetched::Unusable { reason } => assert!(!has_bytes && reason.contains("404")),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(desk.partial() > 0, has_bytes);
+    }
+}

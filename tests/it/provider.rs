@@ -87,6 +87,7 @@ pub struct Answer {
     held: bool,
     key_needed: bool,
     dribble: bool,
+    crawl: bool,
 }
 
 /// An answer with a status and no body.
@@ -104,6 +105,7 @@ pub fn status(status: u16) -> Answer {
         held: false,
         key_needed: false,
         dribble: false,
+        crawl: false,
     }
 }
 
@@ -197,6 +199,14 @@ impl Answer {
     pub fn dribbles(self) -> Answer {
         Answer {
             dribble: true,
+            ..self
+        }
+    }
+
+    /// So slowly that it never ends, but never silent for long.
+    pub fn crawls(self) -> Answer {
+        Answer {
+            crawl: true,
             ..self
         }
     }
@@ -715,6 +725,11 @@ async fn send(
             stream.write_all(std::slice::from_ref(byte)).await?;
             stream.flush().await?;
             tokio::task::yield_now().await;
+        }
+    } else if answer.crawl {
+        for byte in &wire {
+            stream.write_all(std::slice::from_ref(byte)).await?;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     } else {
         stream.write_all(&wire).await?;
