@@ -24,6 +24,9 @@ const MAX_WORDS: usize = 64 * 1024;
 /// A length within this much of what was asked is as asked, in milliseconds.
 const DURATION_TOLERANCE: u64 = 1_000;
 
+/// So many bytes may be stored between two looks at the free space.
+const LOOK_AT_SPACE: u64 = 1024 * 1024;
+
 /// Interrupted tries after which a partial file no longer keeps other places out.
 const PATIENCE: u32 = 3;
 
@@ -101,25 +104,41 @@ pub async fn fetch(provider: &Provider, downloads: &Downloads, job: &Job) -> Fet
         Ok(part) => part,
         Err(error) => return failed(error),
     };
+    // A job that was submitted again keeps its target: what lies there is of the task before.
+    if part.source() != job.task_id.as_deref()
+        && let Err(error) = part.clear().await
+    {
+        return failed(error);
+    }
     match part.finish_if_whole().await {
         Ok(Some((file, movie))) => return saved(downloads, job, file, &movie).await,
         Ok(None) => {}
         Err(error) => return failed(error),
     }
-    let had = part.resume().map_or(0, |resume| resume.offset);
     let mut fetch = Fetch {
         provider,
         downloads,
         job,
+        had_some: part.resume().is_some(),
         part,
+        advanced: false,
         useless: Vec::new(),
         interrupted: Vec::new(),
     };
     let end = fetch.try_all().await;
-    let advanced = fetch
-        .part
-        .resume()
-        .is_some_and(|resume| resume.offset > had);
+    let Fetch {
+        part,
+        advanced,
+        useless,
+        interrupted,
+        ..
+    } = fetch;
+    // A failed job keeps its partial file for a retry: one with nothing in it would only lie about.
+    let is_empty = part.is_empty();
+    drop(part);
+    if is_empty && let Err(error) = downloads.sink.discard(&target).await {
+        tracing::debug!(job = job.id, %error, "an empty partial file stays for now");
+    }
     match end {
         Some(Answer::Saved(file, movie)) => saved(downloads, job, file, &movie).await,
         Some(Answer::SyncFailed(reason)) => Fetched::SyncFailed(reason),
@@ -129,12 +148,12 @@ pub async fn fetch(provider: &Provider, downloads: &Downloads, job: &Job) -> Fet
         }
         Some(Answer::Useless(reason)) => Fetched::Unusable { reason },
         // One place that did not answer may still have it.
-        None if !fetch.interrupted.is_empty() => Fetched::Interrupted {
-            reason: fetch.interrupted.join("; "),
+        None if !interrupted.is_empty() => Fetched::Interrupted {
+            reason: interrupted.join("; "),
             advanced,
         },
         None => Fetched::Unusable {
-            reason: fetch.useless.join("; "),
+            reason: useless.join("; "),
         },
     }
 }
@@ -144,6 +163,10 @@ struct Fetch<'a> {
     downloads: &'a Downloads,
     job: &'a Job,
     part: Partial,
+    /// An earlier try left bytes that can be gone on from.
+    had_some: bool,
+    /// This try has brought more of them.
+    advanced: bool,
     useless: Vec<String>,
     interrupted: Vec<String>,
 }
@@ -185,8 +208,10 @@ impl Fetch<'_> {
                 }
                 Answer::Interrupted(reason) => {
                     let reason = self.provider.without_key(format!("{name}: {reason}"));
-                    // What is stored already is worth more than another place's first byte.
-                    if self.part.resume().is_some() && self.job.faults < PATIENCE {
+                    // What is stored already is worth more than another place's first byte,
+                    // and what grows is given all the time that it takes.
+                    let waits = self.advanced || self.job.faults < PATIENCE;
+                    if self.part.resume().is_some() && waits {
                         return Some(Answer::Interrupted(reason));
                     }
                     self.interrupted.push(reason);
@@ -239,6 +264,11 @@ impl Fetch<'_> {
         let mut seen = HashSet::new();
         for _ in 0..MAX_HOPS {
             let resume = self.part.resume();
+            // What could not be stored is not asked for.
+            let rest = resume.as_ref().and_then(|r| r.total?.checked_sub(r.offset));
+            if let Err(full) = self.has_room(rest.unwrap_or(1)) {
+                return self.leave(full).await;
+            }
             if !seen.insert((url.clone(), with_key, resume.is_some())) {
                 return Answer::Useless("redirects in a circle".to_owned());
             }
@@ -249,7 +279,11 @@ impl Fetch<'_> {
             };
             match opened.status {
                 200 => match self.begin(&mut opened).await {
-                    Begin::Video => return self.receive(&mut opened).await,
+                    Begin::Video => {
+                        // Where each answer begins anew, a longer one is luck and no progress.
+                        let had = (!self.had_some).then_some(0);
+                        return self.receive(&mut opened, had).await;
+                    }
                     Begin::Elsewhere(link) => {
                         match self.provider.video_address(&link, Some(&url)) {
                             Ok(next) => {
@@ -262,7 +296,8 @@ impl Fetch<'_> {
                     Begin::End(answer) => return answer,
                 },
                 206 if resume.as_ref().is_some_and(|r| is_the_rest(r, &opened)) => {
-                    return self.receive(&mut opened).await;
+                    let had = resume.map(|r| r.offset);
+                    return self.receive(&mut opened, had).await;
                 }
                 // Not the rest that was asked for: from the beginning, once.
                 206 | 416 => {
@@ -303,10 +338,9 @@ impl Fetch<'_> {
                     self.downloads.max_bytes
                 )));
             }
-            if !self.downloads.has_room_for(length) {
-                return end(Answer::Full(format!(
-                    "not enough free space for {length} bytes"
-                )));
+            // What is there already makes room for it.
+            if let Err(full) = self.has_room(length.saturating_sub(self.part.len())) {
+                return end(self.leave(full).await);
             }
         }
         let mut head = Vec::new();
@@ -323,7 +357,7 @@ impl Fetch<'_> {
         let origin = Origin {
             validator: opened.validator.clone(),
             total: opened.length,
-            source: opened.host.clone(),
+            source: self.job.task_id.clone().unwrap_or_default(),
         };
         let stored = match self.part.restart(origin).await {
             Ok(()) => self.part.append(head.into()).await,
@@ -353,9 +387,17 @@ impl Fetch<'_> {
         Begin::End(Answer::Useless(format!("not a video, but {text:?}")))
     }
 
-    /// Stores the rest of the answer and finishes the file.
-    async fn receive(&mut self, opened: &mut Opened) -> Answer {
-        loop {
+    /// Stores the rest of the answer and finishes the file. More than `had`
+    /// bytes are progress.
+    async fn receive(&mut self, opened: &mut Opened, had: Option<u64>) -> Answer {
+        let mut looked_at = self.part.len();
+        let broken = loop {
+            if self.part.len() - looked_at >= LOOK_AT_SPACE {
+                looked_at = self.part.len();
+                if let Err(full) = self.has_room(1) {
+                    break Some(full);
+                }
+            }
             match opened.chunk().await {
                 Ok(Some(chunk)) => {
                     if self.part.len() + chunk.len() as u64 > self.downloads.max_bytes {
@@ -368,37 +410,64 @@ impl Fetch<'_> {
                         };
                     }
                     if let Err(error) = self.part.append(chunk).await {
-                        return failed_answer(error);
+                        break Some(failed_answer(error));
                     }
                 }
-                Ok(None) => break,
-                Err(error) => {
-                    return match self.part.flush().await {
-                        Ok(()) => Answer::Interrupted(error.to_string()),
-                        Err(error) => failed_answer(error),
-                    };
-                }
+                Ok(None) => break None,
+                Err(error) => break Some(Answer::Interrupted(error.to_string())),
             }
+        };
+        self.advanced =
+            self.part.resume().is_some() && had.is_some_and(|had| self.part.len() > had);
+        if let Some(answer) = broken {
+            return self.leave(answer).await;
         }
-        let length_known =
-            opened.length.is_some() || opened.range.is_some_and(|(_, total)| total.is_some());
-        if !length_known && self.seems_cut().await {
-            return Answer::Useless(
-                "shorter than asked, and nothing shows that it is whole".to_owned(),
-            );
+        let total = opened.range.and_then(|(_, total)| total);
+        if opened.length.or(total).is_none() && self.seems_cut().await {
+            return self
+                .cut("shorter than asked, and nothing shows that it is whole".to_owned())
+                .await;
         }
-        match self.part.finish(None).await {
+        match self.part.finish(total).await {
             Ok((file, movie)) => Answer::Saved(file, movie),
-            Err(error) => {
-                // What is cut off may be gone on with; what is wrong is not worth keeping.
-                let kept = error.is_truncation()
-                    || !matches!(error, SinkError::Invalid { .. } | SinkError::Length { .. });
-                if !kept && let Err(error) = self.part.clear().await {
-                    return failed_answer(error);
+            Err(error) if error.is_truncation() => self.cut(error.to_string()).await,
+            Err(error @ (SinkError::Invalid { .. } | SinkError::Length { .. })) => {
+                match self.part.clear().await {
+                    Ok(()) => failed_answer(error),
+                    Err(error) => failed_answer(error),
                 }
-                failed_answer(error)
             }
+            Err(error) => failed_answer(error),
         }
+    }
+
+    /// The answer ended before the video did. Where that happens each time a bit
+    /// later, the video is whole in the end; elsewhere the place has none.
+    async fn cut(&mut self, reason: String) -> Answer {
+        let answer = match self.advanced {
+            true => Answer::Interrupted(reason),
+            false => Answer::Useless(reason),
+        };
+        self.leave(answer).await
+    }
+
+    fn has_room(&self, bytes: u64) -> Result<(), Answer> {
+        match self.downloads.has_room_for(bytes) {
+            true => Ok(()),
+            false => Err(Answer::Full(format!(
+                "not enough free space: a quarter of download.min_free_space = {} stays free",
+                bytesize::ByteSize(self.downloads.min_free_space)
+            ))),
+        }
+    }
+
+    /// Keeps what the next try can go on from; the rest only takes up room.
+    async fn leave(&mut self, answer: Answer) -> Answer {
+        let left = match self.part.resume() {
+            Some(_) => self.part.flush().await,
+            None => self.part.clear().await,
+        };
+        left.map_or_else(failed_answer, |()| answer)
     }
 }
 

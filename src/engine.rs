@@ -267,7 +267,8 @@ impl Engine {
         self.clean_up().await
     }
 
-    /// Removes what was downloaded for jobs that ended without a video.
+    /// Removes what was downloaded for jobs that ended without a video, but not
+    /// what a retry goes on from.
     async fn clean_up(&mut self) -> Result<(), EngineError> {
         for (id, target) in self.store.leftovers().await? {
             if self.fetching.contains(&id) {
@@ -733,7 +734,8 @@ impl Engine {
         let mut leftovers = false;
         for (transition, verdict) in std::mem::take(&mut self.unsaved).into_iter().zip(verdicts) {
             let job = &transition.job;
-            leftovers |= transition.from == State::Downloading && job.state != State::Done
+            leftovers |= matches!(job.state, State::Failed | State::Cancelled)
+                && job.target.is_some()
                 || verdict == Committed::Fenced;
             match verdict {
                 Committed::Written => {

@@ -15,6 +15,7 @@ use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use tokio::time::Instant;
 use url::{Host, Url};
 
 use crate::job::{JobSpec, Millis};
@@ -79,25 +80,65 @@ pub struct Opened {
     pub range: Option<(u64, Option<u64>)>,
     /// The `ETag`, if it is quoted and not weak.
     pub validator: Option<String>,
-    /// Scheme and host of the server: the rest of a link may be signed.
-    pub host: String,
     /// Where a redirect points.
     pub location: Option<String>,
     response: Response,
     idle_timeout: Duration,
+    pace: Pace,
 }
 
 impl Opened {
     /// The next bytes; `None` at the end.
     ///
     /// # Errors
-    /// The connection broke, or no byte came for `idle_timeout`.
+    /// The connection broke, no byte came for `idle_timeout`, or in twice that
+    /// time less than a KiB a second.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
         match tokio::time::timeout(self.idle_timeout, self.response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Ok(Some(chunk))) => match self.pace.came(chunk.len(), Instant::now()) {
+                true => Ok(Some(chunk)),
+                false => Err(FetchError(format!(
+                    "less than {SLOWEST} bytes a second for {:?}",
+                    self.pace.window
+                ))),
+            },
+            Ok(Ok(None)) => Ok(None),
             Ok(Err(error)) => Err(FetchError(chain(error))),
             Err(_) => Err(FetchError(format!("no byte for {:?}", self.idle_timeout))),
         }
+    }
+}
+
+/// Bytes a second: a body that comes more slowly would take days and keep
+/// others from being fetched all that time.
+const SLOWEST: u64 = 1024;
+
+/// Whether a body comes fast enough, window by window.
+struct Pace {
+    window: Duration,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(window: Duration, now: Instant) -> Pace {
+        Pace {
+            window,
+            since: now,
+            bytes: 0,
+        }
+    }
+
+    /// Counts bytes; false if a window is over that brought too few.
+    fn came(&mut self, bytes: usize, now: Instant) -> bool {
+        self.bytes += bytes as u64;
+        let passed = now - self.since;
+        if passed < self.window {
+            return true;
+        }
+        let enough = self.bytes / SLOWEST >= self.window.as_secs();
+        *self = Pace::new(self.window, now);
+        enough
     }
 }
 
@@ -276,10 +317,10 @@ impl Provider {
             range: text(header::CONTENT_RANGE).and_then(|range| content_range(&range)),
             validator: text(header::ETAG)
                 .filter(|tag| tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"')),
-            host: url.origin().ascii_serialization(),
             location: text(header::LOCATION),
             response,
             idle_timeout,
+            pace: Pace::new(2 * idle_timeout, Instant::now()),
         })
     }
 
@@ -491,6 +532,25 @@ mod tests {
             idle_timeout: Duration::from_secs(1),
         })
         .unwrap()
+    }
+
+    #[test]
+    fn a_body_that_crawls_is_given_up() {
+        let start = Instant::now();
+        for (bytes, secs, enough) in [
+            (1024, 60, true),
+            (1000, 60, false),
+            (3, 60, false),
+            (3, 59, true),
+        ] {
+            let mut pace = Pace::new(Duration::from_secs(60), start);
+            let all = (1..=secs).all(|s| pace.came(bytes, start + Duration::from_secs(s)));
+            assert_eq!(all, enough, "{bytes} a second for {secs} s");
+        }
+        // A good beginning is no excuse later.
+        let mut pace = Pace::new(Duration::from_secs(60), start);
+        assert!(pace.came(1 << 20, start + Duration::from_secs(61)));
+        assert!(!pace.came(1, start + Duration::from_secs(121)));
     }
 
     #[test]

@@ -191,8 +191,8 @@ pub struct Origin {
     pub validator: Option<String>,
     /// The length of the whole video in bytes, where the server gave it.
     pub total: Option<u64>,
-    /// Which of the caller's sources it was. It is stored on disk, so it should
-    /// not be a URL that carries a secret.
+    /// What they are of, so that nothing else is taken for it: the task. It is
+    /// stored on disk, so it should not be a URL that carries a secret.
     pub source: String,
 }
 
@@ -207,8 +207,6 @@ pub struct Resume {
     /// `offset` has reached it there is nothing to ask for: call
     /// [`Partial::finish`].
     pub total: Option<u64>,
-    /// As given in [`Origin::source`].
-    pub source: String,
 }
 
 /// An `ETag` that promises the same bytes: quoted and not weak.
@@ -555,6 +553,12 @@ impl Partial {
         self.len() == 0
     }
 
+    /// [`Origin::source`] of what is there; `None` without a note.
+    pub fn source(&self) -> Option<&str> {
+        let draft = self.draft.as_ref()?;
+        Some(draft.origin.as_ref()?.source.as_str())
+    }
+
     /// How to go on where it broke off. `None` when there is nothing yet, or
     /// when no strong validator promises that the rest belongs to it.
     pub fn resume(&self) -> Option<Resume> {
@@ -748,7 +752,6 @@ impl Draft {
             offset: self.len,
             validator: validator.to_owned(),
             total: origin.total,
-            source: origin.source.clone(),
         })
     }
 
@@ -1312,7 +1315,7 @@ mod tests {
         Origin {
             validator: validator.map(str::to_owned),
             total: None,
-            source: "url 0".to_owned(),
+            source: "task 0".to_owned(),
         }
     }
 
@@ -1381,9 +1384,9 @@ mod tests {
             offset: 300,
             validator: "\"v1\"".to_owned(),
             total: None,
-            source: "url 0".to_owned(),
         };
         assert_eq!(part.resume(), Some(resume));
+        assert_eq!(part.source(), Some("task 0"));
         assert_eq!(part.finish_if_whole().await.unwrap(), None);
         part.append(rest(300)).await.unwrap();
         part.finish(None).await.unwrap();

@@ -241,7 +241,8 @@ impl Store {
         let mut writer = self.writer.lock().await;
         sqlx::query_as(
             "SELECT id, target FROM jobs \
-             WHERE state IN ('failed', 'cancelled') AND target IS NOT NULL LIMIT 1000",
+             WHERE state IN ('failed', 'cancelled') AND target IS NOT NULL \
+             AND (state = 'cancelled' OR error_code <> 'video_unavailable') LIMIT 1000",
         )
         .fetch_all(&mut *writer)
         .await

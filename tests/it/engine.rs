@@ -821,6 +821,41 @@ async fn downloads_go_before_submissions() {
 }
 
 #[tokio::test]
+async fn what_a_failed_job_has_of_its_video_is_there_for_the_retry() {
+    let mut desk = Desk::new(limits()).await;
+    let id = desk.generate().await;
+    let polled = desk.poll().await;
+    desk.settle(vec![completed(polled)]).await;
+    let target = desk.job(id).await.target.unwrap();
+    let part = format!("{target}.part");
+    std::fs::create_dir_all(desk.folder.path().join("videos")).unwrap();
+    std::fs::write(&part, b"ftyp").unwrap();
+
+    let mut fetching = desk.job(id).await;
+    desk.now = fetching.give_up_at.unwrap();
+    fetching.faults = step::UNUSABLE_LIMIT;
+    let unusable = Fetched::Unusable {
+        reason: "404".to_owned(),
+    };
+    desk.settle(vec![Report::Fetched(Box::new(fetching), unusable)])
+        .await;
+    assert_eq!(desk.job(id).await.state, State::Failed);
+    desk.engine.refresh(desk.now).await.unwrap();
+    assert!(std::fs::exists(&part).unwrap());
+
+    desk.order(id, Event::Retried).await;
+    desk.engine.refresh(desk.now).await.unwrap();
+    let polled = desk.poll().await;
+    desk.settle(vec![completed(polled)]).await;
+    assert_eq!(desk.job(id).await.target, Some(target));
+
+    desk.order(id, Event::Cancelled).await;
+    desk.engine.refresh(desk.now).await.unwrap();
+    assert!(!std::fs::exists(&part).unwrap());
+    assert_eq!(desk.job(id).await.target, None);
+}
+
+#[tokio::test]
 async fn a_poll_that_taught_nothing_writes_nothing() {
     let mut desk = Desk::new(limits()).await;
     let id = desk.generate().await;

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)] // tests write files and read the time
 
 mod cli;
+mod downloads;
 mod engine;
 mod faults;
 mod film;

@@ -34,6 +34,8 @@ pub enum Body {
     FilmFrom(usize),
     /// Other bytes.
     Bytes(Vec<u8>),
+    /// So many bytes at most of what was asked for of the job's film, as if that were all.
+    FilmAtMost(usize),
     /// These bytes, then zeros without end.
     Endless(Vec<u8>),
 }
@@ -85,6 +87,7 @@ pub struct Answer {
     held: bool,
     key_needed: bool,
     dribble: bool,
+    crawl: bool,
 }
 
 /// An answer with a status and no body.
@@ -102,6 +105,7 @@ pub fn status(status: u16) -> Answer {
         held: false,
         key_needed: false,
         dribble: false,
+        crawl: false,
     }
 }
 
@@ -195,6 +199,14 @@ impl Answer {
     pub fn dribbles(self) -> Answer {
         Answer {
             dribble: true,
+            ..self
+        }
+    }
+
+    /// So slowly that it never ends, but never silent for long.
+    pub fn crawls(self) -> Answer {
+        Answer {
+            crawl: true,
             ..self
         }
     }
@@ -644,7 +656,7 @@ async fn send(
     let film = &context.film;
     let mut body = match &answer.body {
         Body::Text(text) => context.fill(text).into_bytes(),
-        Body::Film => film.clone(),
+        Body::Film | Body::FilmAtMost(_) => film.clone(),
         Body::FilmUpTo(percent) => film[..film.len() * percent / 100].to_vec(),
         Body::FilmFrom(offset) => film[*offset..].to_vec(),
         Body::Bytes(bytes) | Body::Endless(bytes) => bytes.clone(),
@@ -660,6 +672,9 @@ async fn send(
         ));
         body.drain(..first);
         code = 206;
+    }
+    if let Body::FilmAtMost(most) = answer.body {
+        body.truncate(most);
     }
     let endless = matches!(answer.body, Body::Endless(_));
     let mut head = format!("HTTP/1.1 {code} Words\r\n");
@@ -710,6 +725,11 @@ async fn send(
             stream.write_all(std::slice::from_ref(byte)).await?;
             stream.flush().await?;
             tokio::task::yield_now().await;
+        }
+    } else if answer.crawl {
+        for byte in &wire {
+            stream.write_all(std::slice::from_ref(byte)).await?;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     } else {
         stream.write_all(&wire).await?;

@@ -1,0 +1,257 @@
+//! Downloads, try by try: the real downloader between the hostile provider and
+//! a folder, with `step` to say what follows. No daemon, so nothing waits.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reelq::downloader::{self, Downloads};
+use reelq::job::{Event, Job, Millis, State};
+use reelq::provider::{Endpoint, Provider as Client};
+use reelq::sink::Sink;
+use reelq::step::{Policy, step};
+use reelq::verdict::Fetched;
+use tempfile::TempDir;
+
+use crate::film::{Layout, film};
+use crate::provider::{
+    Answer, Body, End, Framing, KEY, Provider, Script, film_answer, html, status,
+};
+use crate::rig::{files_below, folder};
+use crate::world::{NEW_YEAR, job_in};
+
+/// How much of a film there is, in bytes.
+const LENGTH: usize = 50_000;
+
+/// A job whose task is complete, and where its video comes from and goes.
+struct Desk {
+    dir: TempDir,
+    provider: Provider,
+    client: Client,
+    downloads: Downloads,
+    job: Job,
+    now: Millis,
+}
+
+impl Desk {
+    /// With answers to the link and to `/content`; an empty link: the task names none.
+    fn new(link: Vec<Answer>, content: Vec<Answer>) -> Desk {
+        let (dir, provider) = (folder(), Provider::start());
+        let client = Client::new(Endpoint {
+            base_url: provider.base.parse().unwrap(),
+            key: KEY.to_owned().into(),
+            model: "m".to_owned(),
+            post_timeout: Duration::from_secs(10),
+            poll_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(1),
+        })
+        .unwrap();
+        let mut job = job_in(State::Downloading);
+        job.task_id = Some("task_a".to_owned());
+        job.faults = 0;
+        job.give_up_at = Some(NEW_YEAR + reelq::step::UNUSABLE_GRACE);
+        job.target = Some(dir.path().join("videos/1.mp4").to_string_lossy().into());
+        job.video_urls.clear();
+        if !link.is_empty() {
+            job.video_urls.push(format!("{}/x/a/v", provider.base));
+        }
+        let mut script = Script {
+            content,
+            ..Script::kind(film(Layout::MoovFirst, "a", 6, LENGTH))
+        };
+        script.files.insert("v".to_owned(), link);
+        provider.script("a", script);
+        let downloads = Downloads {
+            sink: Sink::new(dir.path().join("videos")).unwrap(),
+            max_bytes: 1 << 30,
+            min_free_space: 0,
+            sidecar: false,
+        };
+        Desk {
+            dir,
+            provider,
+            client,
+            downloads,
+            job,
+            now: NEW_YEAR,
+        }
+    }
+
+    async fn fetch(&self) -> Fetched {
+        downloader::fetch(&self.client, &self.downloads, &self.job).await
+    }
+
+    /// One try, and what becomes of the job.
+    async fn turn(&mut self) {
+        let event = match self.fetch().await {
+            Fetched::Saved { file, note } => Event::Saved { file, note },
+            Fetched::Interrupted { reason, advanced } => {
+                Event::FetchInterrupted { reason, advanced }
+            }
+            Fetched::Unusable { reason } => Event::VideoUnusable { reason },
+            other => panic!("{other:?}"),
+        };
+        self.job = step(&self.job, event, self.now, &Policy::default())
+            .unwrap()
+            .job;
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        files_below(self.dir.path())
+    }
+
+    fn partial(&self) -> u64 {
+        let part = self.dir.path().join("videos/1.mp4.part");
+        std::fs::metadata(part).map_or(0, |part| part.len())
+    }
+}
+
+/// Some gateways give each transfer a minute and end it as if that were all.
+fn a_part_at_a_time() -> Answer {
+    status(200)
+        .typed("video/mp4", Body::FilmAtMost(LENGTH / 20))
+        .framed(Framing::Chunked)
+        .ranges("\"v1\"")
+}
+
+#[tokio::test]
+async fn what_grows_at_each_try_is_whole_in_the_end() {
+    let whole = film_answer().with_key();
+    for (link, content) in [
+        (vec![], vec![a_part_at_a_time()]),
+        (vec![a_part_at_a_time()], vec![html(404)]),
+        // Another place has the video as well, but not these bytes of it.
+        (vec![a_part_at_a_time()], vec![whole.ranges("\"other\"")]),
+    ] {
+        let mut desk = Desk::new(link, content);
+        let mut last = 0;
+        while desk.job.state == State::Downloading {
+            // The time for the video is over long since.
+            desk.now += reelq::step::UNUSABLE_GRACE;
+            desk.turn().await;
+            let has = desk.partial();
+            let grows = has > last || desk.job.state == State::Done;
+            assert!(grows, "{has} bytes after {last}: {:?}", desk.job);
+            last = has;
+        }
+        let path = &desk.job.file.as_ref().unwrap().path;
+        let saved = std::fs::read(path).unwrap();
+        assert_eq!(saved, film(Layout::MoovFirst, "a", 6, LENGTH));
+        assert_eq!(desk.files().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_retry_goes_on_where_the_failed_job_stopped() {
+    let mut desk = Desk::new(vec![a_part_at_a_time(), html(404)], vec![html(404)]);
+    while desk.job.state == State::Downloading {
+        desk.now += reelq::step::UNUSABLE_GRACE;
+        desk.turn().await;
+    }
+    assert_eq!(desk.job.state, State::Failed);
+    let had = desk.partial();
+    assert!(had > 0);
+    let link = desk.job.video_urls.first().cloned();
+    assert_eq!(link, None, "the task is asked anew");
+
+    let mut script = Script::kind(film(Layout::MoovFirst, "a", 6, LENGTH));
+    script.content = vec![film_answer().with_key().ranges("\"v1\"")];
+    desk.provider.script("a", script);
+    desk.job.state = State::Downloading;
+    desk.job.faults = 0;
+    let fetched = desk.fetch().await;
+    assert!(matches!(fetched, Fetched::Saved { .. }), "{fetched:?}");
+    let range = desk.provider.seen().last().unwrap().headers["range"].clone();
+    assert_eq!(range, format!("bytes={had}-"));
+}
+
+/// Nothing vouches for bytes of another task, whatever the tag says.
+#[tokio::test]
+async fn another_task_begins_at_its_first_byte() {
+    let mut desk = Desk::new(vec![], vec![a_part_at_a_time()]);
+    desk.turn().await;
+    assert!(desk.partial() > 0);
+    desk.job.task_id = Some("task_b".to_owned());
+    let script = Script::kind(film(Layout::MoovFirst, "b", 6, LENGTH));
+    desk.provider.script(
+        "b",
+        Script {
+            content: vec![film_answer().ranges("\"v1\"")],
+            ..script
+        },
+    );
+    let fetched = desk.fetch().await;
+    let Fetched::Saved { file, .. } = fetched else {
+        panic!("{fetched:?}");
+    };
+    let saved = std::fs::read(file.path).unwrap();
+    assert_eq!(saved, film(Layout::MoovFirst, "b", 6, LENGTH));
+}
+
+#[tokio::test]
+async fn what_nothing_can_be_gone_on_from_is_not_kept() {
+    let cut = film_answer().ends(End::Fin(40));
+    let mut desk = Desk::new(vec![cut], vec![html(404)]);
+    desk.turn().await;
+    assert_eq!(desk.files(), [PathBuf::new(); 0]);
+}
+
+/// No server said how long it is: the space is looked at while it comes.
+#[tokio::test]
+async fn a_body_without_an_end_stops_at_the_reserve() {
+    let head = b"\0\0\0\x10ftypisom\0\0\0\0\x40\0\0\0mdat".to_vec();
+    let endless = status(200)
+        .typed("video/mp4", Body::Endless(head))
+        .framed(Framing::Chunked);
+    for (answer, can_go_on) in [
+        (endless.clone(), false),
+        (endless.header("etag", "\"v1\""), true),
+    ] {
+        let mut desk = Desk::new(vec![], vec![answer]);
+        let free = desk.downloads.free_space().unwrap();
+        // Room for four MiB of sixty-four.
+        desk.downloads.min_free_space = (free - (4 << 20)) * 4;
+        let fetched = desk.fetch().await;
+        let Fetched::Interrupted { reason, advanced } = fetched else {
+            panic!("{fetched:?}");
+        };
+        assert!(reason.contains("free space"), "{reason}");
+        assert_eq!(advanced, can_go_on);
+        assert_eq!(desk.partial() > 0, can_go_on);
+
+        // Nothing is asked for that could not be stored.
+        desk.downloads.min_free_space = free * 8;
+        let asked = desk.provider.seen().len();
+        let fetched = desk.fetch().await;
+        assert!(
+            matches!(
+                fetched,
+                Fetched::Interrupted {
+                    advanced: false,
+                    ..
+                }
+            ),
+            "{fetched:?}"
+        );
+        assert_eq!(desk.provider.seen().len(), asked);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_crawls_gives_its_place_to_others() {
+    let film = film_answer().ranges("\"v1\"").crawls();
+    let words = html(404).body(Body::Text("no ".repeat(60_000))).crawls();
+    for (answer, has_bytes) in [(film, true), (words, false)] {
+        let desk = Desk::new(vec![], vec![answer]);
+        let limit = Duration::from_secs(30);
+        let fetched = tokio::time::timeout(limit, desk.fetch()).await.unwrap();
+        match fetched {
+            Fetched::Interrupted {
+                advanced: true,
+                reason,
+            } => assert!(has_bytes && reason.contains("a second"), "{reason}"),
+            Fetched::Unusable { reason } => assert!(!has_bytes && reason.contains("404")),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(desk.partial() > 0, has_bytes);
+    }
+}
