@@ -631,6 +631,7 @@ fn downloads() -> Vec<Fault> {
         fault("link called text/plain").link([status(200).typed("text/plain", Body::Film)]),
         fault("link needs the key").poll([ready(r#""video_url":"$BASE/x/$JOB/own""#)]).file("own", [whole().with_key()]).content([gone()]),
         fault("link dead, fresh link").poll(fresh()).link([gone()]).content([gone()]).file("fresh", [whole()]),
+        fault("link dead, fresh link cut").poll(fresh()).link([gone()]).content([gone()]).file("fresh", [whole().ends(End::Fin(40)), whole()]).resumes(),
         fault("link dead, same link later").link([gone(), whole()]).content([gone()]),
         fault("link cut and dead, fresh link").poll(fresh()).link([bare().ends(End::Fin(40)), gone()]).content([gone()]).file("fresh", [whole()]),
         fault("link cut, resumed").link([whole().ends(End::Fin(40)), whole()]).resumes(),
@@ -681,6 +682,7 @@ fn downloads() -> Vec<Fault> {
         fault("content 400 too early").poll([ready(r#""progress":100"#)]).content([json(400, r#"{"error":{"message":"Task is not completed yet, current status: IN_PROGRESS"}}"#), bare()]),
         fault("content 404 too early").poll([ready(r#""progress":100"#)]).content([json(404, r#"{"error":{"message":"Video is not ready yet"}}"#), bare()]),
         fault("content an error called video").poll([ready(r#""progress":100"#)]).content([status(200).typed("video/mp4", Body::Text(r#"{"error":{"message":"not ready"}}"#.to_owned())), bare()]),
+        fault("content cut").poll([ready(r#""progress":100"#)]).content([bare().ends(End::Fin(40)), bare()]),
         fault("content cut in chunks").poll([ready(r#""progress":100"#)]).content([bare().framed(Framing::Chunked).body(Body::FilmUpTo(40)), bare()]),
         fault("fresh link, task says running").poll([json(200, READY), running(), json(200, READY)]).link([gone(), whole()]).content([gone()]),
     ];

@@ -545,3 +545,25 @@ async fn a_clock_that_was_set_back_does_not_stop_submissions() {
         assert_eq!(posts, 1, "after a jump by {delta} ms: {acts:?}");
     }
 }
+
+/// Where no video is to be had the task is asked anew; the daemon that is
+/// started after a kill does not know when that was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_asks_no_sooner_for_another_link() {
+    let mut rig = Rig::new();
+    let (job, mut late) = script("one", 3_000);
+    late.poll = vec![json(200, r#"{"status":"completed"}"#)];
+    late.content = vec![status(404), film_answer().held(), film_answer()];
+    rig.add(vec![(job, late)]).await;
+    let daemon = rig.start();
+    rig.provider
+        .until("a second try", LIMIT, |provider| {
+            provider.count(Kind::Content, None) == 2
+        })
+        .await;
+    assert_eq!(rig.provider.count(Kind::Poll, None), 2);
+    daemon.kill().await;
+    rig.run_until_idle().await;
+    check_all_done(&rig).await;
+    assert_eq!(rig.provider.count(Kind::Poll, None), 3);
+}

@@ -21,6 +21,10 @@ use crate::provider::{KEY, Kind, Port, Provider, Script};
 /// No test waits longer for anything. It is only reached when something is wrong.
 pub const LIMIT: Duration = Duration::from_secs(240);
 
+/// The least time between two polls of a task, by the provider's advice less a
+/// little for the way.
+const LEAST_GAP: Duration = Duration::from_millis(2_500);
+
 /// A certificate that signed nothing: reading the system's some hundred ones at
 /// every start would be most of the daemon's work here.
 const NOBODY: &str = "-----BEGIN CERTIFICATE-----
@@ -81,6 +85,8 @@ pub struct Row {
     pub task: Option<String>,
     pub note: Option<String>,
     pub message: Option<String>,
+    pub completed_at: Option<i64>,
+    pub finished_at: Option<i64>,
 }
 
 /// A row of `submissions`.
@@ -344,6 +350,7 @@ impl Rig {
             {
                 wrong.push(format!("{}: {why}", row.job));
             }
+            wrong.extend(self.check_polls(row));
             places.extend(row.path.clone().map(PathBuf::from));
         }
         for file in files_below(&self.videos()) {
@@ -363,6 +370,33 @@ impl Rig {
             }
         }
         wrong.extend(integrity(&self.database()).await);
+        wrong
+    }
+
+    /// A task is asked for in its turn. After it has told its end, it is asked only
+    /// for another link, when a download was tried in vain.
+    fn check_polls(&self, row: &Row) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut last: Option<Instant> = None;
+        let mut tried = false;
+        for seen in self.provider.seen() {
+            if seen.job.as_deref() != Some(&row.job) {
+                continue;
+            }
+            tried |= matches!(seen.kind, Kind::File | Kind::Content);
+            if seen.kind != Kind::Poll {
+                continue;
+            }
+            let gap = last.map(|last| seen.at - last);
+            if let Some(gap) = gap.filter(|gap| *gap < LEAST_GAP) {
+                wrong.push(format!("{}: asked again after {gap:?}", row.job));
+            }
+            last = Some(seen.at);
+            let is_after = |end: Option<i64>| end.is_some_and(|end| seen.wall > end);
+            if is_after(row.completed_at) && !tried || is_after(row.finished_at) {
+                wrong.push(format!("{}: asked after its end", row.job));
+            }
+        }
         wrong
     }
 
@@ -478,7 +512,8 @@ async fn all<T>(database: &Path, sql: &'static str, read: impl Fn(&SqliteRow) ->
 
 pub async fn rows(database: &Path) -> Vec<Row> {
     let sql = "SELECT id, CASE hex(prompt) WHEN 'FF' THEN 'unreadable' ELSE prompt END, state, \
-               coalesce(error_code, ''), path, bytes, sha256, task_id, note, error_message FROM jobs ORDER BY id";
+               coalesce(error_code, ''), path, bytes, sha256, task_id, note, error_message, \
+               completed_at, finished_at FROM jobs ORDER BY id";
     all(database, sql, |row| Row {
         id: row.get(0),
         job: row.get(1),
@@ -490,6 +525,8 @@ pub async fn rows(database: &Path) -> Vec<Row> {
         task: row.get(7),
         note: row.get(8),
         message: row.get(9),
+        completed_at: row.get(10),
+        finished_at: row.get(11),
     })
     .await
 }

@@ -1,7 +1,7 @@
 //! The other side: a provider with a bill of its own, jobs to judge, and the
 //! promises of the table as a predicate that was written without looking at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use reelq::engine::Fetched;
@@ -290,6 +290,12 @@ pub struct World {
     pub owed: BTreeMap<JobId, Billed>,
     /// Names of POSTs, each seen at most once.
     pub names: BTreeMap<String, (JobId, u32)>,
+    /// The least time between two polls of a task.
+    pub interval: Millis,
+    /// When a job's task was last asked for.
+    pub asked: BTreeMap<(JobId, String), Millis>,
+    /// Tasks whose end was told and written down.
+    pub over: BTreeSet<(JobId, String)>,
 }
 
 impl World {
@@ -305,6 +311,9 @@ impl World {
             bill: Vec::new(),
             owed: BTreeMap::new(),
             names: BTreeMap::new(),
+            interval: 0,
+            asked: BTreeMap::new(),
+            over: BTreeSet::new(),
         }
     }
 
@@ -452,8 +461,26 @@ impl World {
         }
     }
 
-    /// A poll.
+    /// A person wants to know what has become of a task: it may be asked for at once.
+    pub fn look_again(&mut self, job: &Job) {
+        let task = (job.id, job.task_id.clone().unwrap_or_default());
+        self.asked.remove(&task);
+        self.over.remove(&task);
+    }
+
+    /// A poll: not too soon after the last one, and none after the end.
     pub fn task(&mut self, job: &Job) -> Reply {
+        let id = job.task_id.clone().unwrap_or_default();
+        let task = (job.id, id.clone());
+        assert!(!self.over.contains(&task), "asked after its end: {job:?}");
+        if let Some(last) = self.asked.insert(task, self.now) {
+            let gap = self.now - last;
+            assert!(
+                gap >= self.interval,
+                "asked again after {gap} ms, not {} ms: {job:?}",
+                self.interval
+            );
+        }
         match self.weather {
             Weather::Fine | Weather::Full | Weather::Refusing(402 | 403) => {}
             Weather::Unreachable => return Reply::NotSent("connection refused".to_owned()),
@@ -462,7 +489,6 @@ impl World {
                 return raw_answer(status, b"<html>");
             }
         }
-        let id = job.task_id.clone().unwrap_or_default();
         if self.rng.chance(self.noise) {
             let ready = self.tasks.get(&id).is_some_and(|t| t.ready_at <= self.now);
             return match self.rng.below(if ready { 4 } else { 6 }) {
