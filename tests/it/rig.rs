@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reelq::job::JobSpec;
@@ -14,6 +15,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{ConnectOptions, Row as _};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::provider::{KEY, Kind, Port, Provider, Script};
@@ -472,6 +474,30 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.end_group();
     }
+}
+
+/// Does the same with many things, a few at a time; what came of it, in order.
+pub async fn in_turns<T, R, F>(at_once: usize, things: Vec<T>, work: impl Fn(T) -> F) -> Vec<R>
+where
+    R: Send + 'static,
+    F: Future<Output = R> + Send + 'static,
+{
+    let free = Arc::new(Semaphore::new(at_once));
+    let mut running = Vec::new();
+    for thing in things {
+        let permit = Arc::clone(&free).acquire_owned().await.unwrap();
+        let work = work(thing);
+        running.push(tokio::spawn(async move {
+            let result = work.await;
+            drop(permit);
+            result
+        }));
+    }
+    let mut results = Vec::new();
+    for task in running {
+        results.push(task.await.unwrap());
+    }
+    results
 }
 
 /// Writes a file of the test's own.
