@@ -15,7 +15,7 @@ use crate::provider::Script;
 use crate::rig::{Dice, Rig, folder, integrity, put, rows};
 use crate::trace::{self, Call};
 
-/// Where the producer's database is.
+/// Where the database of the producer is, in its environment.
 const DATABASE: &str = "REELQ_TEST_DATABASE";
 
 /// A block that a disk writes whole or not at all.
@@ -506,16 +506,10 @@ fn read_log(log: &Path) -> (Vec<Call>, usize) {
     (trace::read(&text), text.lines().count())
 }
 
-/// The program that the next test records; by itself it does nothing.
-#[tokio::test]
-#[ignore = "part of a_power_cut_forgets_no_insert"]
-async fn a_producer() {
-    let Ok(database) = std::env::var(DATABASE) else {
-        return;
-    };
-    let store = Store::open(Path::new(&database), Open::Create)
-        .await
-        .unwrap();
+/// The program that the next test records: it says of each insert that it was
+/// acknowledged.
+async fn produce(database: &Path) {
+    let store = Store::open(database, Open::Create).await.unwrap();
     for n in 0..40 {
         let specs = vec![JobSpec::new(format!("job{n}"), "https://example.com/a.jpg")];
         store.insert(&specs).await.unwrap();
@@ -530,6 +524,10 @@ async fn a_producer() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs strace: .ci/run installs it"]
 async fn a_power_cut_forgets_no_insert() {
+    // This is the program that the test has started itself.
+    if let Some(database) = std::env::var_os(DATABASE) {
+        return produce(Path::new(&database)).await;
+    }
     let rig = Rig::new();
     let queue = rig.dir.path().join("queue");
     std::fs::create_dir(&queue).unwrap();
@@ -540,7 +538,7 @@ async fn a_power_cut_forgets_no_insert() {
     words.extend(trace::FLAGS);
     words.extend([
         program.to_str().unwrap(),
-        "power::a_producer",
+        "power::a_power_cut_forgets_no_insert",
         "--exact",
         "--ignored",
         "--nocapture",
