@@ -1,7 +1,8 @@
 //! One life of a job, from the insert to the file, on the sandbox.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reelq::config::{self, SecretSource, Settings};
@@ -10,6 +11,11 @@ use reelq::job::{JobSpec, Outcome, Size, State};
 use reelq::sandbox::{self, Options, Sandbox};
 use reelq::service;
 use reelq::store::{Filter, Open, Store};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::rig::files_below;
 
 async fn sandbox(options: Options) -> Sandbox {
     sandbox::start(Options {
@@ -28,6 +34,64 @@ fn settings(dir: &Path, sandbox: &Sandbox) -> Settings {
     settings.poll.interval = Duration::from_secs(3);
     settings.download.min_free_space = 0;
     settings
+}
+
+/// Stands between the daemon and the sandbox, and keeps what is asked and counts
+/// what is given. The sandbox's links lead back to it.
+struct Relay {
+    url: String,
+    asked: Arc<Mutex<Vec<u8>>>,
+    given: Arc<AtomicU64>,
+}
+
+impl Relay {
+    async fn to(sandbox: &Sandbox) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let relay = Relay {
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            asked: Arc::default(),
+            given: Arc::default(),
+        };
+        let address = sandbox.base_url();
+        let address = address.strip_prefix("http://").unwrap().to_owned();
+        let (asked, given) = (Arc::clone(&relay.asked), Arc::clone(&relay.given));
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = TcpStream::connect(&address).await.unwrap();
+                let (asked, given) = (Arc::clone(&asked), Arc::clone(&given));
+                let (from_near, to_near) = near.into_split();
+                let (from_far, to_far) = far.into_split();
+                tokio::spawn(pass_on(from_near, to_far, move |bytes| {
+                    asked.lock().unwrap().extend_from_slice(bytes);
+                }));
+                tokio::spawn(pass_on(from_far, to_near, move |bytes| {
+                    given.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                }));
+            }
+        });
+        relay
+    }
+
+    /// Where each request for a part of a file began.
+    fn offsets(&self) -> Vec<u64> {
+        let asked = String::from_utf8_lossy(&self.asked.lock().unwrap()).into_owned();
+        let ranges = asked
+            .lines()
+            .filter_map(|line| line.strip_prefix("range: bytes="));
+        ranges
+            .map(|range| range.strip_suffix('-').unwrap().parse().unwrap())
+            .collect()
+    }
+}
+
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, keep: impl Fn(&[u8])) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        keep(&buffer[..length]);
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn run_until_idle(settings: &Settings) -> Arc<Store> {
@@ -133,7 +197,9 @@ async fn cut_downloads_go_on_where_they_broke_off() {
         ..Options::default()
     })
     .await;
-    let settings = settings(dir.path(), &sandbox);
+    let relay = Relay::to(&sandbox).await;
+    let mut settings = settings(dir.path(), &sandbox);
+    settings.provider.base_url = relay.url.parse().unwrap();
     let store = Store::open(&settings.database, Open::Create).await.unwrap();
     let specs: Vec<_> = (0..6)
         .map(|n| JobSpec::new(format!("clip {n}"), "https://example.com/a.jpg"))
@@ -148,4 +214,20 @@ async fn cut_downloads_go_on_where_they_broke_off() {
     let bill = sandbox.shutdown().await;
     assert_eq!(bill.accepted, 6);
     assert!(bill.downloads > 6, "some were cut: {}", bill.downloads);
+    let offsets = relay.offsets();
+    let again = bill.downloads - 6;
+    assert_eq!(offsets.len() as u64, again, "each asks for the rest alone");
+    assert!(offsets.iter().all(|offset| *offset > 0), "{offsets:?}");
+    let files = files_below(&settings.download.dir);
+    let bytes: u64 = files
+        .iter()
+        .map(|file| std::fs::metadata(file).unwrap().len())
+        .sum();
+    // Every byte came once; the rest is what heads and answers about tasks take.
+    let given = relay.given.load(Ordering::Relaxed);
+    let least = offsets.iter().min().unwrap();
+    assert!(
+        (bytes..bytes + least).contains(&given),
+        "{given} bytes were given for {bytes}, offsets {offsets:?}"
+    );
 }
