@@ -283,6 +283,14 @@ impl Rig {
         .await;
     }
 
+    /// Waits until the log holds a text, and gives what follows it up to a quote.
+    pub async fn said_after(&self, text: &str) -> String {
+        self.until_said(text).await;
+        let log = std::fs::read_to_string(self.log()).unwrap();
+        let (_, rest) = log.split_once(text).unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    }
+
     /// Waits until a condition holds.
     pub async fn until(&self, what: &str, mut test: impl AsyncFnMut() -> bool) {
         let deadline = Instant::now() + LIMIT;
