@@ -4,6 +4,7 @@ use reelq::job::Job;
 use reelq::store::{Admission, Claim};
 
 use super::*;
+use crate::rig::LIMIT;
 
 async fn add(server: &Server, kind: &str, body: impl Into<reqwest::Body>) -> Answer {
     let request = server
@@ -269,9 +270,7 @@ async fn a_pause_is_a_fact_of_the_queue() {
     let woken = server.wake.notified();
     let paused = server.post("/api/pause", &json!({"reason": "lunch"})).await;
     assert_eq!(paused.body["paused"]["reason"], "lunch");
-    tokio::time::timeout(Duration::from_secs(10), woken)
-        .await
-        .unwrap();
+    tokio::time::timeout(LIMIT, woken).await.unwrap();
     let (reason, since) = server.store.fact("paused").await.unwrap().unwrap();
     assert_eq!(
         (reason.as_str(), paused.body["paused"]["since"].as_i64()),

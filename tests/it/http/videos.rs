@@ -4,6 +4,7 @@ use reelq::job::{Event, Evidence, State};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::rig::LIMIT;
 
 #[tokio::test]
 async fn a_video_goes_in_by_the_provider_s_names_and_by_openai_s() {
@@ -401,7 +402,5 @@ async fn a_create_wakes_the_daemon() {
     let server = Server::start().await;
     let woken = server.wake.notified();
     server.new_job().await;
-    tokio::time::timeout(Duration::from_secs(10), woken)
-        .await
-        .unwrap();
+    tokio::time::timeout(LIMIT, woken).await.unwrap();
 }
