@@ -19,9 +19,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 
-use crate::world::{
-    DAY, ENDPOINT, HOUR, MINUTE, NEW_YEAR, SECOND, answer, folder, lost, saved_file,
-};
+use crate::rig::folder;
+use crate::world::{DAY, ENDPOINT, HOUR, MINUTE, NEW_YEAR, SECOND, answer, lost, saved_file};
 
 /// From look to look, where it is the moment that counts.
 const LOOK: Millis = 100;

@@ -12,8 +12,9 @@ use sqlx::Connection;
 
 use crate::film::{Layout, film};
 use crate::provider::{End, Framing, Kind, Script, film_answer, json};
-use crate::rig::{Dice, Rig, Row, connect, in_turns, rows};
+use crate::rig::{Rig, Row, connect, in_turns, rows};
 use crate::trace::{self, Call};
+use crate::world::Rng;
 
 /// Lives at once. Most of a life is waiting for the first poll.
 const AT_ONCE: usize = 24;
@@ -400,7 +401,7 @@ async fn the_kernel_sees_the_promised_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn random_kills_under_load_lose_nothing() {
     const KILLS: usize = 25;
-    let mut dice = Dice(20_260_101);
+    let mut rng = Rng::new(20_260_101);
     let mut rig = Rig::new();
     let jobs = (0..6 * KILLS)
         .map(|n| {
@@ -425,7 +426,7 @@ async fn random_kills_under_load_lose_nothing() {
     let mut moments: BTreeMap<String, usize> = BTreeMap::new();
     for portion in rest.chunks(rest.len() / KILLS) {
         let daemon = rig.start();
-        let requests = rig.provider.seen().len() + 1 + dice.below(24);
+        let requests = rig.provider.seen().len() + 1 + rng.index(24);
         for (job, _) in portion {
             sqlx::query(
                 "INSERT INTO jobs (prompt, image_url) VALUES (?, 'https://example.com/a.jpg')",
@@ -446,7 +447,7 @@ async fn random_kills_under_load_lose_nothing() {
         })
         .await;
         // Anywhere between two requests.
-        tokio::time::sleep(Duration::from_micros(dice.below(8_000) as u64)).await;
+        tokio::time::sleep(Duration::from_micros(rng.below(8_000))).await;
         daemon.kill().await;
         let at_kill = rig.rows().await;
         wrong.extend(truth_at_kill(&rig, &at_kill));

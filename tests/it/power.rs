@@ -12,8 +12,9 @@ use reelq::store::{Open, Store};
 
 use crate::film::{Layout, film};
 use crate::provider::Script;
-use crate::rig::{Dice, Rig, folder, integrity, put, rows};
+use crate::rig::{Rig, folder, integrity, put, rows};
 use crate::trace::{self, Call};
+use crate::world::Rng;
 
 /// Where the database of the producer is, in its environment.
 const DATABASE: &str = "REELQ_TEST_DATABASE";
@@ -76,7 +77,7 @@ enum Luck<'a> {
     Nothing,
     Everything,
     /// Each change or not, and of a write each block or not.
-    Some(&'a mut Dice),
+    Some(&'a mut Rng),
 }
 
 impl Luck<'_> {
@@ -84,7 +85,7 @@ impl Luck<'_> {
         match self {
             Luck::Nothing => false,
             Luck::Everything => true,
-            Luck::Some(dice) => dice.below(2) == 0,
+            Luck::Some(rng) => rng.below(2) == 0,
         }
     }
 }
@@ -455,9 +456,9 @@ async fn cut_everywhere(
         cuts.push((line, 0));
         cuts.push((line, 1));
     }
-    let mut dice = Dice(20_260_102);
+    let mut rng = Rng::new(20_260_102);
     for n in 0..others {
-        cuts.push((dice.below(disk.length + 1), 2 + n as u64));
+        cuts.push((rng.index(disk.length + 1), 2 + n as u64));
     }
     let count = cuts.len();
     let shared = Arc::new((disk, known));
@@ -469,11 +470,11 @@ async fn cut_everywhere(
                 let (disk, known) = &*shared;
                 let mut wrong = Vec::new();
                 for (at, seed) in mine {
-                    let mut dice = Dice(seed);
+                    let mut rng = Rng::new(seed);
                     let mut luck = match seed {
                         0 => Luck::Nothing,
                         1 => Luck::Everything,
-                        _ => Luck::Some(&mut dice),
+                        _ => Luck::Some(&mut rng),
                     };
                     let place = folder();
                     disk.cut(at, &mut luck, place.path());

@@ -27,9 +27,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 
+use crate::rig::folder;
 use crate::world::{
-    Billed, DAY, ENDPOINT, Fate, HOUR, MINUTE, NEW_YEAR, Rng, SECOND, Weather, World, folder,
-    lawful, sha_of,
+    Billed, DAY, ENDPOINT, Fate, HOUR, MINUTE, NEW_YEAR, Rng, SECOND, Weather, World, lawful,
+    sha_of,
 };
 
 /// Seeds of a plain `cargo test`.

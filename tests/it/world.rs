@@ -2,14 +2,12 @@
 //! promises of the table as a predicate that was written without looking at it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use reelq::engine::Fetched;
 use reelq::job::{Failure, FailureCode, Job, JobId, JobSpec, Millis, SavedFile, State};
 use reelq::money::Money;
 use reelq::verdict::{Answer, Reply};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 pub const SECOND: Millis = 1_000;
 pub const MINUTE: Millis = 60 * SECOND;
@@ -21,20 +19,6 @@ pub const NEW_YEAR: Millis = 1_767_225_600_000;
 
 /// Where the test jobs' tasks belong.
 pub const ENDPOINT: &str = "https://provider.test key-1";
-
-/// A folder that is gone after the test; in memory where the system has that.
-pub fn folder() -> TempDir {
-    let memory = PathBuf::from("/dev/shm");
-    let base = if memory.is_dir() {
-        memory
-    } else {
-        std::env::temp_dir()
-    };
-    tempfile::Builder::new()
-        .prefix("reelq-test-")
-        .tempdir_in(base)
-        .unwrap()
-}
 
 /// SplitMix64: the same numbers from the same seed on every machine.
 #[derive(Clone, Debug)]
@@ -58,6 +42,11 @@ impl Rng {
         if n == 0 { 0 } else { self.next() % n }
     }
 
+    /// A place in a list of so many.
+    pub fn index(&mut self, n: usize) -> usize {
+        self.below(n as u64) as usize
+    }
+
     /// `from..=to`.
     pub fn within(&mut self, from: i64, to: i64) -> i64 {
         from + self.below((to - from + 1) as u64) as i64
@@ -69,7 +58,7 @@ impl Rng {
     }
 
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len() as u64) as usize]
+        &from[self.index(from.len())]
     }
 }
 
