@@ -19,9 +19,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 
+use crate::rig::folder;
 use crate::world::{
-    DAY, ENDPOINT, HOUR, MINUTE, NEW_YEAR, SECOND, answer, folder, lost, raw_answer, saved_file,
+    DAY, ENDPOINT, HOUR, MINUTE, NEW_YEAR, SECOND, answer, lost, raw_answer, saved_file,
 };
+
+/// From look to look, where it is the moment that counts.
+const LOOK: Millis = 100;
 
 fn limits() -> Limits {
     Limits {
@@ -147,6 +151,17 @@ impl Desk {
         panic!("no poll in {} s", 20 * 5);
     }
 
+    /// The next poll, to the moment, as a daemon would find it that looks at once.
+    async fn next_poll(&mut self) -> Job {
+        for _ in 0..2 * MINUTE / LOOK {
+            if let Some(job) = self.claim().await.into_iter().find_map(polled) {
+                return job;
+            }
+            self.now += LOOK;
+        }
+        panic!("no poll in two minutes");
+    }
+
     async fn job(&self, id: JobId) -> Job {
         self.store.job(id).await.unwrap().unwrap()
     }
@@ -223,6 +238,14 @@ fn running(job: Job, progress: u8) -> Report {
     )
 }
 
+fn failed(job: Job) -> Report {
+    after_poll(job, answer(200, &json!({"status": "failed"})))
+}
+
+fn expired(job: Job) -> Report {
+    after_poll(job, answer(200, &json!({"status": "expired"})))
+}
+
 fn not_found(job: Job) -> Report {
     after_poll(job, answer(404, &json!({"error": "not found"})))
 }
@@ -249,14 +272,101 @@ async fn a_post_on_the_wire_at_a_crash_is_unconfirmed() {
     assert!(desk.posts().await.is_empty(), "sent again");
 }
 
+// ---- Polls ----
+
+#[tokio::test]
+async fn a_task_is_asked_in_its_turn_and_more_slowly_when_it_is_old() {
+    let mut desk = Desk::new(limits()).await;
+    desk.generate().await;
+    let policy = desk.limits.policy.clone();
+    let (begun, mut last) = (desk.now, desk.now);
+    let (mut young, mut old) = (0, 0);
+    loop {
+        let polled = desk.next_poll().await;
+        let (gap, age) = (desk.now - last, last - begun);
+        let (turn, count) = match age < policy.slow_after {
+            true => (policy.interval, &mut young),
+            false => (policy.slow_interval, &mut old),
+        };
+        assert!(
+            (turn..=turn + turn / 5 + LOOK).contains(&gap),
+            "{gap} ms after the last poll at {age} ms"
+        );
+        *count += 1;
+        if old == 5 {
+            break;
+        }
+        last = desk.now;
+        desk.settle(vec![running(polled, 10)]).await;
+    }
+    assert!(young >= 80, "{young} polls in ten minutes");
+}
+
+#[tokio::test]
+async fn a_poll_that_taught_nothing_brings_the_next_one_no_nearer() {
+    let mut desk = Desk::new(limits()).await;
+    desk.generate().await;
+    let mut last = desk.now;
+    for _ in 0..12 {
+        let polled = desk.next_poll().await;
+        assert!(desk.now - last >= desk.limits.policy.interval);
+        last = desk.now;
+        desk.settle(vec![after_poll(polled, lost("broken"))]).await;
+    }
+}
+
 #[tokio::test]
 async fn a_restart_asks_a_running_task_no_sooner_than_without_it() {
     let mut desk = Desk::new(limits()).await;
     desk.generate().await;
-    let before = desk.now;
-    desk.crash().await;
-    desk.poll().await;
-    assert!(desk.now - before >= desk.limits.policy.interval);
+    let interval = desk.limits.policy.interval;
+    let mut last = desk.now;
+    for n in 0..40 {
+        // Before the answer, at once after it, and a little later.
+        let polled = desk.next_poll().await;
+        assert!(
+            desk.now - last >= interval,
+            "{} ms after the last poll",
+            desk.now - last
+        );
+        assert!(
+            desk.now - last < 20 * SECOND,
+            "a restart puts it off for long"
+        );
+        last = desk.now;
+        if n % 3 > 0 {
+            desk.settle(vec![running(polled, n)]).await;
+        }
+        desk.now += Millis::from(n % 5) * 900;
+        desk.crash().await;
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_has_told_its_end_is_asked_no_more() {
+    type End = fn(Job) -> Report;
+    let ends: [End; 3] = [completed, failed, expired];
+    for end in ends {
+        let mut desk = Desk::new(limits()).await;
+        let id = desk.generate().await;
+        let polled = desk.next_poll().await;
+        desk.settle(vec![end(polled)]).await;
+        let state = desk.job(id).await.state;
+        assert_ne!(state, State::Generating);
+        for restart in [false, true] {
+            if restart {
+                desk.crash().await;
+            }
+            for _ in 0..200 {
+                let acts = desk.claim().await;
+                assert!(
+                    !acts.iter().any(|act| matches!(act, Act::Poll(_))),
+                    "{state}"
+                );
+                desk.now += SECOND;
+            }
+        }
+    }
 }
 
 // ---- A store that refuses ----

@@ -1,5 +1,7 @@
 //! What holds for every sequence of events: of `step`, and of the gates.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use reelq::gate::{Cause, Fault, Gate, Pass};
 use reelq::job::{Event, Evidence, Failure, FailureCode, Job, Millis, Outcome, SavedFile, State};
@@ -113,6 +115,37 @@ fn buys(bought: Bought, event: &Event, to: State, policy: &Policy) -> Result<Bou
         Event::Retried if bought != Bought::Task => return fault("a retry that asks nobody"),
         _ => bought,
     })
+}
+
+proptest! {
+    #[test]
+    fn a_task_is_polled_at_the_interval_of_its_age_or_a_little_later(
+        id in any::<i64>(),
+        now in 0..100 * 365 * DAY,
+        // Below zero: the clock was set back while it ran.
+        age in prop_oneof![-DAY..30 * HOUR, Just(10 * MINUTE), Just(10 * MINUTE - 1)],
+        interval in 3 * SECOND..=10 * SECOND,
+    ) {
+        let policy = Policy { interval, ..Policy::default() };
+        let mut job = job_in(State::Generating);
+        job.id = id;
+        job.give_up_at = Some(now - age + policy.deadline);
+        let turn = if age < policy.slow_after { interval } else { policy.slow_interval };
+        let pause = policy.next_poll(&job, now) - now;
+        prop_assert!((turn..=turn + turn / 5).contains(&pause), "{pause} ms");
+    }
+}
+
+#[test]
+fn the_polls_of_one_batch_are_spread() {
+    let policy = Policy::default();
+    let mut job = job_in(State::Generating);
+    let mut times = BTreeSet::new();
+    for id in 1..=100 {
+        job.id = id;
+        times.insert(policy.next_poll(&job, NEW_YEAR));
+    }
+    assert!(times.len() > 80, "100 polls at {} moments", times.len());
 }
 
 proptest! {

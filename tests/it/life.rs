@@ -1,15 +1,31 @@
-//! One life of a job, from the insert to the file, on the sandbox.
+//! Lives of jobs, from the insert to the file: on the sandbox, as the program that
+//! waits for them sees them, and as they are counted.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use reelq::Queue;
 use reelq::config::{self, SecretSource, Settings};
-use reelq::daemon::Ending;
+use reelq::daemon::{DaemonError, Ending};
 use reelq::job::{JobSpec, Outcome, Size, State};
+use reelq::queue::QueueError;
 use reelq::sandbox::{self, Options, Sandbox};
 use reelq::service;
 use reelq::store::{Filter, Open, Store};
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::film::{Layout, film};
+use crate::http::client;
+use crate::provider::{Answer, READY, Script, json, status};
+use crate::rig::{LIMIT, Rig, connect, files_below};
 
 async fn sandbox(options: Options) -> Sandbox {
     sandbox::start(Options {
@@ -28,6 +44,64 @@ fn settings(dir: &Path, sandbox: &Sandbox) -> Settings {
     settings.poll.interval = Duration::from_secs(3);
     settings.download.min_free_space = 0;
     settings
+}
+
+/// Stands between the daemon and the sandbox, and keeps what is asked and counts
+/// what is given. The sandbox's links lead back to it.
+struct Relay {
+    url: String,
+    asked: Arc<Mutex<Vec<u8>>>,
+    given: Arc<AtomicU64>,
+}
+
+impl Relay {
+    async fn to(sandbox: &Sandbox) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let relay = Relay {
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            asked: Arc::default(),
+            given: Arc::default(),
+        };
+        let address = sandbox.base_url();
+        let address = address.strip_prefix("http://").unwrap().to_owned();
+        let (asked, given) = (Arc::clone(&relay.asked), Arc::clone(&relay.given));
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = TcpStream::connect(&address).await.unwrap();
+                let (asked, given) = (Arc::clone(&asked), Arc::clone(&given));
+                let (from_near, to_near) = near.into_split();
+                let (from_far, to_far) = far.into_split();
+                tokio::spawn(pass_on(from_near, to_far, move |bytes| {
+                    asked.lock().unwrap().extend_from_slice(bytes);
+                }));
+                tokio::spawn(pass_on(from_far, to_near, move |bytes| {
+                    given.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                }));
+            }
+        });
+        relay
+    }
+
+    /// Where each request for a part of a file began.
+    fn offsets(&self) -> Vec<u64> {
+        let asked = String::from_utf8_lossy(&self.asked.lock().unwrap()).into_owned();
+        let ranges = asked
+            .lines()
+            .filter_map(|line| line.strip_prefix("range: bytes="));
+        ranges
+            .map(|range| range.strip_suffix('-').unwrap().parse().unwrap())
+            .collect()
+    }
+}
+
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, keep: impl Fn(&[u8])) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        keep(&buffer[..length]);
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn run_until_idle(settings: &Settings) -> Arc<Store> {
@@ -133,7 +207,9 @@ async fn cut_downloads_go_on_where_they_broke_off() {
         ..Options::default()
     })
     .await;
-    let settings = settings(dir.path(), &sandbox);
+    let relay = Relay::to(&sandbox).await;
+    let mut settings = settings(dir.path(), &sandbox);
+    settings.provider.base_url = relay.url.parse().unwrap();
     let store = Store::open(&settings.database, Open::Create).await.unwrap();
     let specs: Vec<_> = (0..6)
         .map(|n| JobSpec::new(format!("clip {n}"), "https://example.com/a.jpg"))
@@ -148,4 +224,260 @@ async fn cut_downloads_go_on_where_they_broke_off() {
     let bill = sandbox.shutdown().await;
     assert_eq!(bill.accepted, 6);
     assert!(bill.downloads > 6, "some were cut: {}", bill.downloads);
+    let offsets = relay.offsets();
+    let again = bill.downloads - 6;
+    assert_eq!(offsets.len() as u64, again, "each asks for the rest alone");
+    assert!(offsets.iter().all(|offset| *offset > 0), "{offsets:?}");
+    let files = files_below(&settings.download.dir);
+    let bytes: u64 = files
+        .iter()
+        .map(|file| std::fs::metadata(file).unwrap().len())
+        .sum();
+    // Every byte came once; the rest is what heads and answers about tasks take.
+    let given = relay.given.load(Ordering::Relaxed);
+    let least = offsets.iter().min().unwrap();
+    assert!(
+        (bytes..bytes + least).contains(&given),
+        "{given} bytes were given for {bytes}, offsets {offsets:?}"
+    );
+}
+
+/// A daemon at work in this process, until it is told to stop.
+struct Running {
+    stop: Arc<Notify>,
+    task: JoinHandle<Result<Ending, DaemonError>>,
+}
+
+impl Running {
+    async fn start(settings: &Settings) -> Running {
+        let store = Arc::new(Store::open(&settings.database, Open::Create).await.unwrap());
+        let service = service::assemble(settings, store, false).await.unwrap();
+        Running {
+            stop: Arc::clone(&service.stop),
+            task: tokio::spawn(service.daemon.run()),
+        }
+    }
+
+    async fn stop(self) {
+        self.stop.notify_one();
+        assert_eq!(self.task.await.unwrap().unwrap(), Ending::Stopped);
+    }
+}
+
+fn keyed(key: &str, batch: &str) -> JobSpec {
+    let mut spec = JobSpec::new(format!("clip {key}"), "https://example.com/a.jpg");
+    spec.key = Some(key.to_owned());
+    spec.batch = batch.to_owned();
+    spec.duration = 1;
+    spec
+}
+
+#[tokio::test]
+async fn a_program_adds_jobs_and_waits_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let settings = settings(dir.path(), &sandbox);
+    let queue = Queue::open(&settings.database).await.unwrap();
+    let first = queue.add(&keyed("one", "spring")).await.unwrap();
+    assert_eq!(queue.add(&keyed("one", "spring")).await.unwrap(), first);
+    let more = [keyed("one", "spring"), keyed("two", "spring")];
+    let added = queue.add_many(&more).await.unwrap();
+    assert_eq!(added.existing, [first]);
+    let [second] = added.inserted[..] else {
+        panic!("{added:?}")
+    };
+
+    // None of them, if one breaks a rule.
+    let mut bad = keyed("four", "spring");
+    bad.duration = 16;
+    let refused = queue.add_many(&[keyed("three", "spring"), bad]).await;
+    let refused = refused.unwrap_err();
+    assert!(
+        matches!(refused, QueueError::Rule { index: 1, .. }),
+        "{refused}"
+    );
+    assert!(queue.get_by_key("three").await.unwrap().is_none());
+
+    let waiting = queue.get(second).await.unwrap().unwrap();
+    assert_eq!(waiting.state, State::Pending);
+    assert_eq!(waiting.spec, keyed("two", "spring"));
+    let by_key = queue.get_by_key("two").await.unwrap();
+    assert_eq!(by_key.map(|job| job.id), Some(second));
+    assert!(queue.get(second + 1).await.unwrap().is_none());
+    let nobody = queue.wait(second + 1).await.unwrap_err();
+    assert!(matches!(nobody, QueueError::Missing(id) if id == second + 1));
+    assert_eq!(queue.wait_batch("autumn").await.unwrap().total(), 0);
+
+    // Both waits begin before the daemon does, and end by what it does.
+    let work = async {
+        let daemon = Running::start(&settings).await;
+        // It hears of a job that is added while it runs.
+        let last = queue.add(&keyed("last", "summer")).await.unwrap();
+        let job = queue.wait(last).await.unwrap();
+        assert_eq!(job.state, State::Done);
+        daemon
+    };
+    let all = async { tokio::join!(queue.wait(second), queue.wait_batch("spring"), work) };
+    let (job, counts, daemon) = tokio::time::timeout(LIMIT, all).await.unwrap();
+    let job = job.unwrap();
+    assert_eq!((job.id, job.state), (second, State::Done));
+    let file = job.file.unwrap();
+    assert_eq!(std::fs::metadata(&file.path).unwrap().len(), file.bytes);
+    let counts = counts.unwrap();
+    assert_eq!((counts.of(State::Done), counts.total()), (2, 2));
+    daemon.stop().await;
+    queue.close().await;
+    assert_eq!(sandbox.shutdown().await.accepted, 3);
+}
+
+/// A job that needs a person moves no more by itself.
+#[tokio::test]
+async fn a_wait_ends_with_a_job_that_needs_a_person() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options {
+        lose_rate: 1.0,
+        ..Options::default()
+    })
+    .await;
+    let settings = settings(dir.path(), &sandbox);
+    let queue = Queue::open(&settings.database).await.unwrap();
+    let id = queue.add(&keyed("one", "spring")).await.unwrap();
+    let daemon = Running::start(&settings).await;
+    let both = async { tokio::join!(queue.wait(id), queue.wait_batch("spring")) };
+    let (job, counts) = tokio::time::timeout(LIMIT, both).await.unwrap();
+    assert_eq!(job.unwrap().state, State::Unconfirmed);
+    assert_eq!(counts.unwrap().of(State::Unconfirmed), 1);
+    daemon.stop().await;
+}
+
+/// Every sample of `/metrics`, by its name with its labels.
+async fn samples(url: &str) -> HashMap<String, f64> {
+    let answer = client().get(format!("{url}/metrics")).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_what_has_happened() {
+    let mut rig = Rig::new();
+    rig.set("HTTP__LISTEN", "127.0.0.1:0");
+    rig.set("BUDGET__PRICE_PER_SECOND__720P", "0.10");
+    let plain = |job: &str| Script::kind(film(Layout::MoovFirst, job, 6, 20_000));
+    let ready = || json(200, READY);
+    let polled = |job: &str, first: Answer| {
+        let mut script = plain(job);
+        script.poll = vec![first, ready()];
+        script
+    };
+    let posted = |job: &str, answer: Answer| {
+        let mut script = plain(job);
+        script.post.insert(0, answer);
+        script
+    };
+    let running = json(200, r#"{"status":"in_progress","progress":40}"#);
+    let absent = json(404, r#"{"error":{"message":"task_not_exist"}}"#);
+    let jobs = [
+        ("plain", plain("plain")),
+        ("running", polled("running", running)),
+        ("early", polled("early", absent)),
+        ("trouble", polled("trouble", status(502))),
+        (
+            "fails",
+            polled("fails", json(200, r#"{"status":"failed"}"#)),
+        ),
+        (
+            "expires",
+            polled("expires", json(200, r#"{"status":"expired"}"#)),
+        ),
+        ("refused", posted("refused", json(400, "{}"))),
+        ("later", posted("later", json(429, "{}"))),
+        ("unclear", posted("unclear", json(500, "{}").bills())),
+    ];
+    rig.add(jobs.map(|(job, script)| (job.to_owned(), script)).to_vec())
+        .await;
+    let daemon = rig.start();
+    let settled = ["done", "failed", "unconfirmed"];
+    rig.until("all are settled", async || {
+        let rows = rig.rows().await;
+        rows.iter().all(|row| settled.contains(&row.state.as_str()))
+    })
+    .await;
+    let url = rig.said_after("address=\"").await;
+    let mut samples = samples(&url).await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ended().await.code(), Some(0));
+
+    let mut check = |name: &str, should: f64| {
+        let is = samples.remove(name);
+        let near = is.is_some_and(|is| (is - should).abs() < 1e-6);
+        assert!(near, "{name} is {is:?}, should be {should}");
+    };
+    for (state, count) in [
+        ("pending", 0.0),
+        ("submitting", 0.0),
+        ("unconfirmed", 1.0),
+        ("generating", 0.0),
+        ("downloading", 0.0),
+        ("done", 5.0),
+        ("failed", 3.0),
+        ("cancelled", 0.0),
+    ] {
+        check(&format!("reelq_jobs{{state=\"{state}\"}}"), count);
+    }
+    for (outcome, count) in [
+        ("accepted", 7.0),
+        ("rejected", 1.0),
+        ("not_accepted", 1.0),
+        ("unknown", 1.0),
+    ] {
+        let name = format!("reelq_submissions_total{{outcome=\"{outcome}\"}}");
+        check(&name, count);
+    }
+    for (outcome, count) in [
+        ("completed", 5.0),
+        ("running", 1.0),
+        ("not_found", 1.0),
+        ("trouble", 1.0),
+        ("failed", 1.0),
+        ("expired", 1.0),
+    ] {
+        check(
+            &format!("reelq_polls_total{{outcome=\"{outcome}\"}}"),
+            count,
+        );
+    }
+    check("reelq_spend_total", 7.0 * 0.60);
+    check("reelq_spend_unsure", 0.60);
+    let mut conn = connect(&rig.database()).await;
+    let (bytes, generation, download): (i64, i64, i64) = sqlx::query_as(
+        "SELECT sum(bytes), sum(completed_at - submitted_at), sum(finished_at - completed_at) \
+         FROM jobs WHERE state = 'done'",
+    )
+    .fetch_one(&mut conn)
+    .await
+    .unwrap();
+    let waits: i64 = sqlx::query_scalar(
+        "SELECT sum(started_at - created_at) FROM submissions JOIN jobs ON jobs.id = job_id",
+    )
+    .fetch_one(&mut conn)
+    .await
+    .unwrap();
+    check("reelq_downloaded_bytes_total", bytes as f64);
+    for (name, count, milliseconds) in [
+        ("enqueue_to_submit", 10.0, waits),
+        ("generation", 5.0, generation),
+        ("download", 5.0, download),
+    ] {
+        let name = format!("reelq_{name}_seconds");
+        check(&format!("{name}_count"), count);
+        check(&format!("{name}_sum"), milliseconds as f64 / 1_000.0);
+        check(&format!("{name}_bucket{{le=\"+Inf\"}}"), count);
+    }
 }

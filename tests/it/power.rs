@@ -12,10 +12,11 @@ use reelq::store::{Open, Store};
 
 use crate::film::{Layout, film};
 use crate::provider::Script;
-use crate::rig::{Dice, Rig, folder, integrity, put, rows};
+use crate::rig::{Rig, folder, integrity, put, rows};
 use crate::trace::{self, Call};
+use crate::world::Rng;
 
-/// Where the producer's database is.
+/// Where the database of the producer is, in its environment.
 const DATABASE: &str = "REELQ_TEST_DATABASE";
 
 /// A block that a disk writes whole or not at all.
@@ -76,7 +77,7 @@ enum Luck<'a> {
     Nothing,
     Everything,
     /// Each change or not, and of a write each block or not.
-    Some(&'a mut Dice),
+    Some(&'a mut Rng),
 }
 
 impl Luck<'_> {
@@ -84,7 +85,7 @@ impl Luck<'_> {
         match self {
             Luck::Nothing => false,
             Luck::Everything => true,
-            Luck::Some(dice) => dice.below(2) == 0,
+            Luck::Some(rng) => rng.below(2) == 0,
         }
     }
 }
@@ -455,9 +456,9 @@ async fn cut_everywhere(
         cuts.push((line, 0));
         cuts.push((line, 1));
     }
-    let mut dice = Dice(20_260_102);
+    let mut rng = Rng::new(20_260_102);
     for n in 0..others {
-        cuts.push((dice.below(disk.length + 1), 2 + n as u64));
+        cuts.push((rng.index(disk.length + 1), 2 + n as u64));
     }
     let count = cuts.len();
     let shared = Arc::new((disk, known));
@@ -469,11 +470,11 @@ async fn cut_everywhere(
                 let (disk, known) = &*shared;
                 let mut wrong = Vec::new();
                 for (at, seed) in mine {
-                    let mut dice = Dice(seed);
+                    let mut rng = Rng::new(seed);
                     let mut luck = match seed {
                         0 => Luck::Nothing,
                         1 => Luck::Everything,
-                        _ => Luck::Some(&mut dice),
+                        _ => Luck::Some(&mut rng),
                     };
                     let place = folder();
                     disk.cut(at, &mut luck, place.path());
@@ -506,16 +507,10 @@ fn read_log(log: &Path) -> (Vec<Call>, usize) {
     (trace::read(&text), text.lines().count())
 }
 
-/// The program that the next test records; by itself it does nothing.
-#[tokio::test]
-#[ignore = "part of a_power_cut_forgets_no_insert"]
-async fn a_producer() {
-    let Ok(database) = std::env::var(DATABASE) else {
-        return;
-    };
-    let store = Store::open(Path::new(&database), Open::Create)
-        .await
-        .unwrap();
+/// The program that the next test records: it says of each insert that it was
+/// acknowledged.
+async fn produce(database: &Path) {
+    let store = Store::open(database, Open::Create).await.unwrap();
     for n in 0..40 {
         let specs = vec![JobSpec::new(format!("job{n}"), "https://example.com/a.jpg")];
         store.insert(&specs).await.unwrap();
@@ -530,6 +525,10 @@ async fn a_producer() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs strace: .ci/run installs it"]
 async fn a_power_cut_forgets_no_insert() {
+    // This is the program that the test has started itself.
+    if let Some(database) = std::env::var_os(DATABASE) {
+        return produce(Path::new(&database)).await;
+    }
     let rig = Rig::new();
     let queue = rig.dir.path().join("queue");
     std::fs::create_dir(&queue).unwrap();
@@ -540,7 +539,7 @@ async fn a_power_cut_forgets_no_insert() {
     words.extend(trace::FLAGS);
     words.extend([
         program.to_str().unwrap(),
-        "power::a_producer",
+        "power::a_power_cut_forgets_no_insert",
         "--exact",
         "--ignored",
         "--nocapture",

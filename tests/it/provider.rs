@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use reelq::clock::Clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -279,6 +280,8 @@ pub struct Seen {
     /// It was charged.
     pub billed: bool,
     pub at: Instant,
+    /// The same moment by the wall clock, in Unix milliseconds, as the table has it.
+    pub wall: i64,
 }
 
 /// Answers every request before the scripts do, if it wants to.
@@ -515,6 +518,7 @@ async fn read_request(stream: &mut TcpStream, rest: &mut Vec<u8>, port: Port) ->
         body,
         billed: false,
         at: Instant::now(),
+        wall: Clock::system().now(),
     })
 }
 

@@ -12,8 +12,8 @@ use reelq::money::Money;
 use reelq::step::{self, Policy};
 use reelq::store::{Admission, Bounds, Claim, Committed, Filter, Open, Store, StoreError};
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Connection};
 use tempfile::TempDir;
 use tracing::field::{Field, Visit};
 use tracing::{Instrument, Subscriber};
@@ -22,17 +22,8 @@ use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::world::{ENDPOINT, HOUR, NEW_YEAR, folder};
-
-async fn connect(path: &Path) -> SqliteConnection {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .foreign_keys(true)
-        .connect()
-        .await
-        .unwrap()
-}
+use crate::rig::{connect, folder, put};
+use crate::world::{ENDPOINT, HOUR, NEW_YEAR};
 
 async fn sql(conn: &mut SqliteConnection, sql: &str) -> Result<u64, String> {
     sqlx::query(AssertSqlSafe(sql))
@@ -525,6 +516,7 @@ async fn old_queue(path: &Path) {
         .join("migrations")
         .join(first);
     std::fs::copy(source, folder.path().join(first)).unwrap();
+    put(path, b"");
     let mut conn = connect(path).await;
     let migrator = Migrator::new(folder.path()).await.unwrap();
     migrator.run_direct(None, &mut conn, false).await.unwrap();

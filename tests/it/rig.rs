@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reelq::job::JobSpec;
@@ -14,12 +15,17 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{ConnectOptions, Row as _};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::provider::{KEY, Kind, Port, Provider, Script};
 
 /// No test waits longer for anything. It is only reached when something is wrong.
 pub const LIMIT: Duration = Duration::from_secs(240);
+
+/// The least time between two polls of a task, by the provider's advice less a
+/// little for the way.
+const LEAST_GAP: Duration = Duration::from_millis(2_500);
 
 /// A certificate that signed nothing: reading the system's some hundred ones at
 /// every start would be most of the daemon's work here.
@@ -49,25 +55,6 @@ pub fn folder() -> TempDir {
         .unwrap()
 }
 
-/// The same numbers from the same seed on every machine: SplitMix64.
-#[derive(Clone, Debug)]
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    /// `0..n`.
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.roll() % n.max(1) as u64) as usize
-    }
-}
-
 /// A row of `jobs`.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -81,6 +68,8 @@ pub struct Row {
     pub task: Option<String>,
     pub note: Option<String>,
     pub message: Option<String>,
+    pub completed_at: Option<i64>,
+    pub finished_at: Option<i64>,
 }
 
 /// A row of `submissions`.
@@ -275,6 +264,14 @@ impl Rig {
         .await;
     }
 
+    /// Waits until the log holds a text, and gives what follows it up to a quote.
+    pub async fn said_after(&self, text: &str) -> String {
+        self.until_said(text).await;
+        let log = std::fs::read_to_string(self.log()).unwrap();
+        let (_, rest) = log.split_once(text).unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    }
+
     /// Waits until a condition holds.
     pub async fn until(&self, what: &str, mut test: impl AsyncFnMut() -> bool) {
         let deadline = Instant::now() + LIMIT;
@@ -344,6 +341,7 @@ impl Rig {
             {
                 wrong.push(format!("{}: {why}", row.job));
             }
+            wrong.extend(self.check_polls(row));
             places.extend(row.path.clone().map(PathBuf::from));
         }
         for file in files_below(&self.videos()) {
@@ -363,6 +361,33 @@ impl Rig {
             }
         }
         wrong.extend(integrity(&self.database()).await);
+        wrong
+    }
+
+    /// A task is asked for in its turn. After it has told its end, it is asked only
+    /// for another link, when a download was tried in vain.
+    fn check_polls(&self, row: &Row) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut last: Option<Instant> = None;
+        let mut tried = false;
+        for seen in self.provider.seen() {
+            if seen.job.as_deref() != Some(&row.job) {
+                continue;
+            }
+            tried |= matches!(seen.kind, Kind::File | Kind::Content);
+            if seen.kind != Kind::Poll {
+                continue;
+            }
+            let gap = last.map(|last| seen.at - last);
+            if let Some(gap) = gap.filter(|gap| *gap < LEAST_GAP) {
+                wrong.push(format!("{}: asked again after {gap:?}", row.job));
+            }
+            last = Some(seen.at);
+            let is_after = |end: Option<i64>| end.is_some_and(|end| seen.wall > end);
+            if is_after(row.completed_at) && !tried || is_after(row.finished_at) {
+                wrong.push(format!("{}: asked after its end", row.job));
+            }
+        }
         wrong
     }
 
@@ -440,6 +465,30 @@ impl Drop for Daemon {
     }
 }
 
+/// Does the same with many things, a few at a time; what came of it, in order.
+pub async fn in_turns<T, R, F>(at_once: usize, things: Vec<T>, work: impl Fn(T) -> F) -> Vec<R>
+where
+    R: Send + 'static,
+    F: Future<Output = R> + Send + 'static,
+{
+    let free = Arc::new(Semaphore::new(at_once));
+    let mut running = Vec::new();
+    for thing in things {
+        let permit = Arc::clone(&free).acquire_owned().await.unwrap();
+        let work = work(thing);
+        running.push(tokio::spawn(async move {
+            let result = work.await;
+            drop(permit);
+            result
+        }));
+    }
+    let mut results = Vec::new();
+    for task in running {
+        results.push(task.await.unwrap());
+    }
+    results
+}
+
 /// Writes a file of the test's own.
 #[allow(clippy::disallowed_methods)] // it is no video and need not last
 pub fn put(path: &Path, bytes: &[u8]) {
@@ -478,7 +527,8 @@ async fn all<T>(database: &Path, sql: &'static str, read: impl Fn(&SqliteRow) ->
 
 pub async fn rows(database: &Path) -> Vec<Row> {
     let sql = "SELECT id, CASE hex(prompt) WHEN 'FF' THEN 'unreadable' ELSE prompt END, state, \
-               coalesce(error_code, ''), path, bytes, sha256, task_id, note, error_message FROM jobs ORDER BY id";
+               coalesce(error_code, ''), path, bytes, sha256, task_id, note, error_message, \
+               completed_at, finished_at FROM jobs ORDER BY id";
     all(database, sql, |row| Row {
         id: row.get(0),
         job: row.get(1),
@@ -490,6 +540,8 @@ pub async fn rows(database: &Path) -> Vec<Row> {
         task: row.get(7),
         note: row.get(8),
         message: row.get(9),
+        completed_at: row.get(10),
+        finished_at: row.get(11),
     })
     .await
 }

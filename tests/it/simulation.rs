@@ -20,14 +20,15 @@ use reelq::places::{self, Places};
 use reelq::sink::Sink;
 use reelq::step::{self, Policy};
 use reelq::store::{Edited, Filter, LedgerRow, Open, Store};
-use reelq::verdict::{Fetched, PostVerdict, judge_poll, judge_post, judge_probe};
+use reelq::verdict::{Fetched, PollVerdict, PostVerdict, judge_poll, judge_post, judge_probe};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 
+use crate::rig::folder;
 use crate::world::{
-    Billed, DAY, ENDPOINT, Fate, HOUR, MINUTE, NEW_YEAR, Rng, SECOND, Weather, World, folder,
-    lawful, sha_of,
+    Billed, DAY, ENDPOINT, Fate, HOUR, MINUTE, NEW_YEAR, Rng, SECOND, Weather, World, lawful,
+    sha_of,
 };
 
 /// Seeds of a plain `cargo test`.
@@ -285,6 +286,10 @@ impl Sim {
         let mut world = World::new(rng.next());
         world.noise = *rng.pick(&[0, 5, 25]);
         world.cruel = rng.chance(50);
+        if plan.workers == 1 {
+            // Two daemons on one queue do not know when the other one asked.
+            world.interval = plan.limits.policy.interval;
+        }
         if rng.chance(20) {
             world.room = rng.within(1, 3) as usize;
         }
@@ -440,6 +445,7 @@ impl Sim {
                 _ => None,
             })
             .collect();
+        let ends: Vec<Job> = reports.iter().filter_map(end_of_task).cloned().collect();
         if !reports.is_empty() {
             self.tell(|| format!("worker {w} settles {}", names(&reports)));
         }
@@ -453,6 +459,13 @@ impl Sim {
             return;
         }
         self.recorded.extend(accepted);
+        for job in ends {
+            let row = self.person.job(job.id).await.unwrap().unwrap();
+            // Otherwise a person was faster, and the answer counts for nothing.
+            if row.state != State::Generating && self.plan.workers == 1 {
+                self.world.over.insert((job.id, job.task_id.unwrap()));
+            }
+        }
         if !self.calm && self.plan.crashes > 0 && self.rng.chance(2) {
             self.crash().await;
             return;
@@ -880,6 +893,7 @@ impl Sim {
             Event::WrittenOff => {
                 self.written_off.insert(id);
             }
+            Event::Retried if to == State::Generating => self.world.look_again(after),
             Event::Adopted { task_id }
                 if owed.as_ref().is_none_or(|owed| owed.task_id != task_id) =>
             {
@@ -1260,6 +1274,19 @@ fn counts(row: &LedgerRow) -> bool {
         row.outcome,
         Outcome::InFlight | Outcome::Accepted | Outcome::Unknown
     )
+}
+
+/// The job of a poll that was told the end of its task.
+fn end_of_task(report: &Report) -> Option<&Job> {
+    match report {
+        Report::Polled(
+            job,
+            PollVerdict::Completed { .. }
+            | PollVerdict::Failed { .. }
+            | PollVerdict::Expired { .. },
+        ) => Some(job),
+        _ => None,
+    }
 }
 
 fn name(act: &Act) -> String {

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::http::{NOW, accepted, happen, unconfirmed};
+use crate::rig::LIMIT;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -89,7 +90,7 @@ impl Receiver {
     }
 
     async fn next(&mut self) -> Got {
-        let next = tokio::time::timeout(Duration::from_secs(20), self.got.recv());
+        let next = tokio::time::timeout(LIMIT, self.got.recv());
         next.await.expect("no message came").unwrap()
     }
 
@@ -164,7 +165,7 @@ impl Queue {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        let waited = tokio::time::timeout(LIMIT, wait).await;
         assert!(waited.is_ok(), "{:?}", self.due_in(10 * KEPT).await);
     }
 

@@ -1,14 +1,12 @@
 //! The other side: a provider with a bill of its own, jobs to judge, and the
 //! promises of the table as a predicate that was written without looking at it.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 
 use reelq::job::{Failure, FailureCode, Job, JobId, JobSpec, Millis, SavedFile, State};
 use reelq::money::Money;
 use reelq::verdict::{Answer, Fetched, Reply};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 pub const SECOND: Millis = 1_000;
 pub const MINUTE: Millis = 60 * SECOND;
@@ -20,20 +18,6 @@ pub const NEW_YEAR: Millis = 1_767_225_600_000;
 
 /// Where the test jobs' tasks belong.
 pub const ENDPOINT: &str = "https://provider.test key-1";
-
-/// A folder that is gone after the test; in memory where the system has that.
-pub fn folder() -> TempDir {
-    let memory = PathBuf::from("/dev/shm");
-    let base = if memory.is_dir() {
-        memory
-    } else {
-        std::env::temp_dir()
-    };
-    tempfile::Builder::new()
-        .prefix("reelq-test-")
-        .tempdir_in(base)
-        .unwrap()
-}
 
 /// SplitMix64: the same numbers from the same seed on every machine.
 #[derive(Clone, Debug)]
@@ -57,6 +41,11 @@ impl Rng {
         if n == 0 { 0 } else { self.next() % n }
     }
 
+    /// A place in a list of so many.
+    pub fn index(&mut self, n: usize) -> usize {
+        self.below(n as u64) as usize
+    }
+
     /// `from..=to`.
     pub fn within(&mut self, from: i64, to: i64) -> i64 {
         from + self.below((to - from + 1) as u64) as i64
@@ -68,7 +57,7 @@ impl Rng {
     }
 
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len() as u64) as usize]
+        &from[self.index(from.len())]
     }
 }
 
@@ -289,6 +278,12 @@ pub struct World {
     pub owed: BTreeMap<JobId, Billed>,
     /// Names of POSTs, each seen at most once.
     pub names: BTreeMap<String, (JobId, u32)>,
+    /// The least time between two polls of a task.
+    pub interval: Millis,
+    /// When a job's task was last asked for.
+    pub asked: BTreeMap<(JobId, String), Millis>,
+    /// Tasks whose end was told and written down.
+    pub over: BTreeSet<(JobId, String)>,
 }
 
 impl World {
@@ -304,6 +299,9 @@ impl World {
             bill: Vec::new(),
             owed: BTreeMap::new(),
             names: BTreeMap::new(),
+            interval: 0,
+            asked: BTreeMap::new(),
+            over: BTreeSet::new(),
         }
     }
 
@@ -451,8 +449,26 @@ impl World {
         }
     }
 
-    /// A poll.
+    /// A person wants to know what has become of a task: it may be asked for at once.
+    pub fn look_again(&mut self, job: &Job) {
+        let task = (job.id, job.task_id.clone().unwrap_or_default());
+        self.asked.remove(&task);
+        self.over.remove(&task);
+    }
+
+    /// A poll: not too soon after the last one, and none after the end.
     pub fn task(&mut self, job: &Job) -> Reply {
+        let id = job.task_id.clone().unwrap_or_default();
+        let task = (job.id, id.clone());
+        assert!(!self.over.contains(&task), "asked after its end: {job:?}");
+        if let Some(last) = self.asked.insert(task, self.now) {
+            let gap = self.now - last;
+            assert!(
+                gap >= self.interval,
+                "asked again after {gap} ms, not {} ms: {job:?}",
+                self.interval
+            );
+        }
         match self.weather {
             Weather::Fine | Weather::Full | Weather::Refusing(402 | 403) => {}
             Weather::Unreachable => return Reply::NotSent("connection refused".to_owned()),
@@ -461,7 +477,6 @@ impl World {
                 return raw_answer(status, b"<html>");
             }
         }
-        let id = job.task_id.clone().unwrap_or_default();
         if self.rng.chance(self.noise) {
             let ready = self.tasks.get(&id).is_some_and(|t| t.ready_at <= self.now);
             return match self.rng.below(if ready { 4 } else { 6 }) {

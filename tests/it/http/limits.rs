@@ -1,9 +1,11 @@
 //! Garbage, floods and slow clients.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::rig::LIMIT;
 
 /// Every operation of the description, with an example in each path.
 async fn operations(server: &Server) -> Vec<(Method, String)> {
@@ -143,18 +145,55 @@ async fn clients_that_break_off_change_nothing() {
     assert_eq!(server.store.counts(None).await.unwrap().total(), 3);
 }
 
+/// Connections that are answered at once.
+const CONNECTIONS: usize = 512;
+
+/// Both ends of many connections are this process's.
+fn allow_many_files() {
+    let allowed = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: allowed.maximum,
+        ..allowed
+    };
+    setrlimit(Resource::Nofile, all).unwrap();
+}
+
+/// A connection on which nothing has been sent yet.
+async fn connect(server: &Server) -> TcpStream {
+    let address = server.url.strip_prefix("http://").unwrap();
+    TcpStream::connect(address).await.unwrap()
+}
+
+/// A request for something.
+fn head(stream: &TcpStream, path: &str) -> String {
+    let address = stream.peer_addr().unwrap();
+    format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+}
+
+/// Asks for something small and gives the answer's first line.
+async fn ask(mut stream: TcpStream) -> String {
+    let head = head(&stream, "/healthz");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
 #[tokio::test]
 async fn many_connections_are_served_in_turn() {
+    allow_many_files();
     let server = Server::start().await;
-    let address = server.url.strip_prefix("http://").unwrap();
     let mut idle = Vec::new();
-    for _ in 0..200 {
-        idle.push(TcpStream::connect(address).await.unwrap());
+    for _ in 0..CONNECTIONS {
+        idle.push(connect(&server).await);
     }
-    let asked = (0..100).map(|_| server.get("/healthz"));
-    for got in futures_util::future::join_all(asked).await {
-        assert_eq!(got.status, 200);
-    }
+    let mut further = tokio::spawn(ask(connect(&server).await));
+    // Were there no limit, it would have its answer at once.
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut further).await;
+    assert!(early.is_err(), "{early:?}");
+    idle.pop();
+    let answer = tokio::time::timeout(LIMIT, further).await.unwrap();
+    assert_eq!(answer.unwrap(), "HTTP/1.1 200 OK");
 }
 
 #[tokio::test]

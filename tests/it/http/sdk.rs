@@ -1,14 +1,17 @@
 //! Other people's programs, unchanged, against the program itself: OpenAI's own
 //! Python package, and a fuzzer that reads the description.
 
-use std::net::TcpListener;
+use std::fs::File;
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reelq::sandbox::{self, Options, Sandbox};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::client;
+use crate::rig::LIMIT;
 
 /// A daemon on a sandbox, which ends with its test.
 struct Daemon {
@@ -34,33 +37,45 @@ impl Daemon {
             ..Options::default()
         });
         let sandbox = sandbox.await.unwrap();
-        // Free a moment ago: the daemon wants a number.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = port.local_addr().unwrap();
-        drop(port);
+        let log = dir.path().join("log");
         let process = Command::new(env!("CARGO_BIN_EXE_reelq"))
             .args(["--config", "/dev/null", "run"])
             .current_dir(dir.path())
+            // No setting of the person who runs the tests.
+            .env_clear()
             .env("REELQ_PROVIDER__BASE_URL", sandbox.base_url())
             .env("REELQ_PROVIDER__API_KEY", "sk-test")
             .env("REELQ_POLL__INTERVAL", "3s")
             .env("REELQ_DOWNLOAD__MIN_FREE_SPACE", "0")
-            .env("REELQ_HTTP__LISTEN", address.to_string())
-            .env_remove("REELQ_TEST_PYTHON")
+            .env("REELQ_HTTP__LISTEN", "127.0.0.1:0")
+            .env("REELQ_LOG__FORMAT", "json")
+            .stderr(File::create(&log).unwrap())
             .spawn();
-        let daemon = Daemon {
+        let mut daemon = Daemon {
             process: process.unwrap(),
-            url: format!("http://{address}"),
+            url: String::new(),
             _sandbox: sandbox,
             _dir: dir,
         };
-        let mut looks = 0..600;
-        let health = format!("{}/healthz", daemon.url);
-        while client().get(&health).send().await.is_err() {
-            looks.next().expect("the daemon does not answer");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        daemon.url = daemon.address(&log).await;
         daemon
+    }
+
+    /// Where it says that it listens.
+    async fn address(&mut self, log: &Path) -> String {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let said = std::fs::read_to_string(log).unwrap();
+            let mut lines = said
+                .lines()
+                .map_while(|line| serde_json::from_str(line).ok());
+            if let Some(line) = lines.find(|line: &Value| line["message"] == "listening") {
+                return line["address"].as_str().unwrap().to_owned();
+            }
+            let ended = self.process.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "{said}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

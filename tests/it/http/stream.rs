@@ -1,6 +1,7 @@
 //! Server-sent events: from now on, from an event on, of one batch.
 
 use super::*;
+use crate::rig::LIMIT;
 
 /// One client of `/api/events`.
 struct Listening {
@@ -177,7 +178,5 @@ async fn only_so_many_listen() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(40), wait)
-        .await
-        .unwrap();
+    tokio::time::timeout(LIMIT, wait).await.unwrap();
 }
