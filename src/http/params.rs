@@ -75,10 +75,12 @@ impl Draft {
         self.fault(name, "invalid_value", format!("{name} {rule}"));
     }
 
-    /// Several names stand for one column; one of them may be given.
+    /// Several names stand for one column. Programs that send two of them to be sure are
+    /// served if they agree; the image is given once, as the provider demands.
     fn set(&mut self, column: &'static str, name: &str, json: String) {
         match self.columns.iter().find(|(there, ..)| *there == column) {
             None => self.columns.push((column, name.to_owned(), json)),
+            Some((_, _, same)) if *same == json && column != "image_url" => {}
             Some((_, other, _)) => {
                 let rule = format!("and {other} mean the same: send one of them");
                 self.invalid(name, &rule);

@@ -103,8 +103,8 @@ def body():
     of_videos = [
         ({"seconds": "6", "duration": None, "resolution": "720P", "size": None}, True),
         ({"seconds": None, "duration": 6, "size": "1280X720"}, True),
-        ({"seconds": "6", "duration": 6}, False),
-        ({"size": "720p", "resolution": "720p"}, False),
+        ({"seconds": "6", "duration": 5}, False),
+        ({"size": "720p", "resolution": "480p"}, False),
         ({"size": "1024x1792"}, False),
         ({"image": IMAGE}, False),
     ]

@@ -57,7 +57,7 @@ async fn what_is_wrong_is_refused_by_its_name() {
         (json!({"seconds": "06"}), "seconds", "invalid_value"),
         (json!({"seconds": true}), "seconds", "invalid_value"),
         (
-            json!({"seconds": 4, "duration": 4}),
+            json!({"seconds": 4, "duration": 5}),
             "seconds",
             "invalid_value",
         ),
@@ -65,7 +65,7 @@ async fn what_is_wrong_is_refused_by_its_name() {
         (json!({"size": "1024x1792"}), "size", "invalid_value"),
         (json!({"size": 720}), "size", "invalid_value"),
         (
-            json!({"size": "720p", "resolution": "720p"}),
+            json!({"size": "720p", "resolution": "480p"}),
             "size",
             "invalid_value",
         ),

@@ -24,6 +24,11 @@ async fn a_video_goes_in_by_the_provider_s_names_and_by_openai_s() {
             "720p",
         ),
         (
+            json!({"seconds": "8", "duration": 8, "size": "720p", "resolution": "1280x720"}),
+            "8",
+            "720p",
+        ),
+        (
             json!({"seconds": "8", "duration": null, "size": null, "resolution": "1280X720"}),
             "8",
             "720p",
