@@ -752,8 +752,11 @@ impl Engine {
                 Committed::SetAside => self.schedule.remove(job.id),
                 Committed::Fenced => {
                     // A person was faster. What the provider accepted must not go unsaid.
-                    // The next look drops it from the schedule, or asks at once if it runs again.
-                    self.schedule.set(job.id, now);
+                    // The next look drops it from the schedule, or asks if it runs again:
+                    // in its turn, where it was asked just now.
+                    if !self.schedule.contains(job.id) {
+                        self.schedule.set(job.id, now);
+                    }
                     tracing::warn!(
                         job = job.id,
                         batch = job.spec.batch.as_str(),

@@ -296,7 +296,12 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
         }
         (State::Downloading, Event::FetchInterrupted { reason, advanced }) => {
             next.faults = if advanced { 1 } else { job.faults + 1 };
-            next.due_at = Some(now + backoff(job.id, next.faults, SECOND));
+            // Without a link the next try asks the task.
+            let least = match job.video_urls.is_empty() {
+                true => UNUSABLE_PAUSE,
+                false => 0,
+            };
+            next.due_at = Some(now + backoff(job.id, next.faults, SECOND).max(least));
             next.give_up_at = job.give_up_at.max(Some(now + UNUSABLE_GRACE));
             next.note = Some(reason.clone());
             detail = Some(reason);

@@ -821,6 +821,17 @@ async fn run(queue: Vec<Fault>) -> Vec<String> {
             .into_iter()
             .filter(|seen| seen.job.as_deref() == Some(job))
             .collect();
+        // A finished task is asked for another link only when a download was tried in vain.
+        let tried = |seen: &&Seen| matches!(seen.kind, Kind::File | Kind::Content);
+        let first = requests.iter().find(tried).map(|seen| seen.at);
+        let asked = requests.iter().any(|seen| {
+            seen.kind == Kind::Poll
+                && row.completed_at.is_some_and(|end| seen.wall > end)
+                && first.is_none_or(|first| seen.at < first)
+        });
+        if asked {
+            wrong.push(format!("{job}: asked after its task's end"));
+        }
         if requests.len() > 30 {
             wrong.push(format!("{job}: asked {} times", requests.len()));
         }

@@ -364,18 +364,12 @@ impl Rig {
         wrong
     }
 
-    /// A task is asked for in its turn. After it has told its end, it is asked only
-    /// for another link, when a download was tried in vain.
+    /// A task is asked for in its turn, and no more once its job has ended.
     fn check_polls(&self, row: &Row) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut last: Option<Instant> = None;
-        let mut tried = false;
         for seen in self.provider.seen() {
-            if seen.job.as_deref() != Some(&row.job) {
-                continue;
-            }
-            tried |= matches!(seen.kind, Kind::File | Kind::Content);
-            if seen.kind != Kind::Poll {
+            if seen.kind != Kind::Poll || seen.job.as_deref() != Some(&row.job) {
                 continue;
             }
             let gap = last.map(|last| seen.at - last);
@@ -383,8 +377,7 @@ impl Rig {
                 wrong.push(format!("{}: asked again after {gap:?}", row.job));
             }
             last = Some(seen.at);
-            let is_after = |end: Option<i64>| end.is_some_and(|end| seen.wall > end);
-            if is_after(row.completed_at) && !tried || is_after(row.finished_at) {
+            if row.finished_at.is_some_and(|end| seen.wall > end) {
                 wrong.push(format!("{}: asked after its end", row.job));
             }
         }
