@@ -69,6 +69,7 @@ CREATE TABLE jobs (
     faults        INTEGER NOT NULL DEFAULT 0,
     attempt       INTEGER NOT NULL DEFAULT 0,
     cost          INTEGER NOT NULL DEFAULT 0,
+    resent        INTEGER NOT NULL DEFAULT 0 CHECK (resent IN (0, 1)),
     endpoint      TEXT,
     give_up_at    INTEGER,
     video_urls    TEXT,
@@ -140,7 +141,7 @@ CREATE TRIGGER jobs_insert_guard BEFORE INSERT ON jobs
       OR NEW.bytes IS NOT NULL OR NEW.sha256 IS NOT NULL OR NEW.error_code IS NOT NULL
       OR NEW.error_message IS NOT NULL OR NEW.submitted_at IS NOT NULL OR NEW.completed_at IS NOT NULL
       OR NEW.finished_at IS NOT NULL OR NEW.version <> 0 OR NEW.due_at IS NOT NULL OR NEW.faults <> 0
-      OR NEW.attempt <> 0 OR NEW.cost <> 0 OR NEW.endpoint IS NOT NULL OR NEW.give_up_at IS NOT NULL
+      OR NEW.attempt <> 0 OR NEW.cost <> 0 OR NEW.resent <> 0 OR NEW.endpoint IS NOT NULL OR NEW.give_up_at IS NOT NULL
       OR NEW.video_urls IS NOT NULL OR NEW.target IS NOT NULL OR NEW.note IS NOT NULL
 BEGIN
     SELECT RAISE(ABORT, 'a new job must be pending: a producer sets only key, batch, prompt, image_url, duration, size, priority, not_before and metadata');

@@ -31,6 +31,10 @@ pub const POLLS_ON_THE_WIRE: usize = 64;
 /// Polls that fail in a row, whatever their task, until polling pauses for all.
 const POLL_FAULTS: u32 = 5;
 
+/// Polls of one task that fail in a row, while others are answered, until its
+/// deadline counts although it was not heard: a quarter of an hour, about.
+const LONE_FAULTS: u32 = 20;
+
 /// The longest pause in polling: a finished video's link dies within minutes.
 const LONGEST_POLL_PAUSE: Millis = 60_000;
 
@@ -660,7 +664,7 @@ impl Engine {
         }
         // Other tasks are answered, so this is no outage: its own time runs out.
         let answered = self.poll_answered && self.poll_gate.closed().is_none();
-        if answered && faults > 1 && job.give_up_at.is_some_and(|at| now >= at) {
+        if answered && faults >= LONE_FAULTS && job.give_up_at.is_some_and(|at| now >= at) {
             self.judge(job, Event::Running { progress: None }, now);
         }
     }

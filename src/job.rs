@@ -426,6 +426,8 @@ pub struct Job {
     pub attempt: u32,
     /// What its submission may cost; what the last claim reserved.
     pub cost: Money,
+    /// A POST of unknown end was sent again by itself: `on_unconfirmed = "resubmit"` allows it once.
+    pub resent: bool,
     /// 0 to 100, as the provider last said.
     pub progress: u8,
     /// The base URL and key, as a label, that its last POST went to.

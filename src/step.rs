@@ -36,7 +36,8 @@ pub const MAX_BACKOFF: Millis = MINUTE;
 /// The part of the configuration that decides about jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Send an unanswered POST again by itself: a second payment is preferred to a waiting job.
+    /// Send an unanswered POST again by itself, once: a second payment is preferred to a waiting
+    /// job, a third is not.
     pub resubmit_unknown: bool,
     /// Between two polls of a task.
     pub interval: Millis,
@@ -216,7 +217,8 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
         }
         (State::Submitting, Event::Unknown { evidence }) => {
             let message = words(&evidence, "no readable answer came");
-            if policy.resubmit_unknown {
+            if policy.resubmit_unknown && !job.resent {
+                next.resent = true;
                 requeue(&mut next, now, 2 * SECOND);
                 next.note = Some(format!("may have been charged, sent again: {message}"));
             } else {
@@ -341,6 +343,7 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
                     detail = Some("asks the task again, at no cost".to_owned());
                 }
                 _ => {
+                    next.resent = false;
                     pend(&mut next, now);
                     detail = Some("a new submission".to_owned());
                 }
@@ -373,6 +376,7 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
         }
         (State::Unconfirmed, Event::Resubmitted) => {
             next.failure = None;
+            next.resent = false;
             pend(&mut next, now);
             ledger = Some(LedgerLine::Resolve {
                 outcome: Outcome::NotAccepted,

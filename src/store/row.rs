@@ -9,7 +9,7 @@ use crate::step::{LedgerLine, Transition};
 
 /// Every column that [`job`] reads.
 pub const COLUMNS: &str = "id, version, key, batch, prompt, image_url, duration, size, priority, not_before, \
-     metadata, state, due_at, faults, attempt, cost, progress, endpoint, task_id, give_up_at, video_urls, \
+     metadata, state, due_at, faults, attempt, cost, resent, progress, endpoint, task_id, give_up_at, video_urls, \
      target, path, bytes, sha256, note, error_code, error_message, created_at, submitted_at, completed_at, \
      finished_at";
 
@@ -97,6 +97,7 @@ fn read(row: &SqliteRow) -> Result<Job, String> {
         note: get(row, "note")?,
         failure,
         created_at: get(row, "created_at")?,
+        resent: get(row, "resent")?,
         submitted_at: get(row, "submitted_at")?,
         completed_at: get(row, "completed_at")?,
         finished_at: get(row, "finished_at")?,
@@ -114,7 +115,7 @@ pub async fn write(
         "UPDATE jobs SET version = ?1, state = ?2, due_at = ?3, faults = ?4, attempt = ?5, cost = ?6, \
          progress = ?7, endpoint = ?8, task_id = ?9, give_up_at = ?10, video_urls = ?11, target = ?12, \
          path = ?13, bytes = ?14, sha256 = ?15, note = ?16, error_code = ?17, error_message = ?18, \
-         submitted_at = ?19, completed_at = ?20, finished_at = ?21 \
+         submitted_at = ?19, completed_at = ?20, finished_at = ?21, resent = ?24 \
          WHERE id = ?22 AND version = ?23",
     )
     .bind(job.version)
@@ -140,6 +141,7 @@ pub async fn write(
     .bind(job.finished_at)
     .bind(job.id)
     .bind(job.version - 1)
+    .bind(job.resent)
     .execute(&mut *conn)
     .await?
     .rows_affected();

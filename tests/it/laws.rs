@@ -105,7 +105,7 @@ fn buys(bought: Bought, event: &Event, to: State, policy: &Policy) -> Result<Bou
         Event::Claimed { .. } => return fault("paid twice"),
         Event::Accepted { .. } | Event::Adopted { .. } => Bought::Task,
         Event::Refused { .. } | Event::NotAccepted { .. } | Event::Resubmitted => Bought::Nothing,
-        Event::Unknown { .. } if policy.resubmit_unknown => Bought::Nothing,
+        Event::Unknown { .. } if policy.resubmit_unknown && to == State::Pending => Bought::Nothing,
         Event::Unknown { .. } => Bought::Unknown,
         Event::TaskFailed { .. } | Event::WrittenOff => Bought::Lost,
         Event::Retried if to == State::Pending => match bought {

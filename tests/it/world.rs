@@ -80,6 +80,7 @@ pub fn job_in(state: State) -> Job {
         faults: 0,
         attempt: u32::from(begun),
         cost: Money::ZERO,
+        resent: false,
         progress: 0,
         endpoint: begun.then(|| ENDPOINT.to_owned()),
         task_id: running.then(|| "task-1".to_owned()),
