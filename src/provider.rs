@@ -26,6 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most that is read of an answer that is not a video, in bytes.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
+/// Stands for the key in what is kept.
+const KEY_MARK: &str = "[key]";
+
 /// What a path segment may hold unescaped.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -205,10 +208,16 @@ impl Provider {
     /// # Errors
     /// Not http(s), or a host that no video is served from.
     pub fn video_address(&self, text: &str, base: Option<&Url>) -> Result<Url, String> {
-        let mut url = base
-            .unwrap_or(&self.endpoint.base_url)
-            .join(text)
-            .map_err(|error| format!("{text:?} is not an address: {error}"))?;
+        let join = |link: &str| {
+            base.unwrap_or(&self.endpoint.base_url)
+                .join(link)
+                .map_err(|error| format!("{text:?} is not an address: {error}"))
+        };
+        let mut url = join(text)?;
+        // Of a link that was kept; whoever else writes the mark is not told the key.
+        if text.contains(KEY_MARK) && self.is_own(&url) {
+            url = join(&text.replace(KEY_MARK, self.endpoint.key.expose_secret()))?;
+        }
         if !matches!(url.scheme(), "http" | "https") {
             return Err(format!("{}: only http and https are fetched", url.scheme()));
         }
@@ -283,11 +292,11 @@ impl Provider {
         })
     }
 
-    /// Some gateways repeat the key in their words; it is kept nowhere.
+    /// Some gateways repeat the key in their words or links; it is kept nowhere.
     pub fn without_key(&self, words: String) -> String {
         let key = self.endpoint.key.expose_secret();
         if words.contains(key) {
-            words.replace(key, "[key]")
+            words.replace(key, KEY_MARK)
         } else {
             words
         }
@@ -297,9 +306,10 @@ impl Provider {
         match exchange(request).await {
             Reply::Answer(mut answer) => {
                 let key = self.endpoint.key.expose_secret().as_bytes();
+                // Judged is what came: an id or a link may hold the key, or a word that is like it.
                 if answer.body.windows(key.len()).any(|part| part == key) {
                     let words = String::from_utf8_lossy(&answer.body).into_owned();
-                    answer.body = self.without_key(words).into_bytes();
+                    answer.shown = Some(self.without_key(words).into_bytes());
                 }
                 answer.request_id = answer.request_id.map(|id| self.without_key(id));
                 Reply::Answer(answer)
