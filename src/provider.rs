@@ -5,7 +5,7 @@
 //! a POST twice. The fetching one follows redirects by hand, so that the key
 //! never leaves its origin.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -445,21 +445,34 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// A host that a video may come from. Link-local addresses serve a machine's own
-/// secrets; loopback is fine only if the provider itself is there.
+/// A host that a video may come from. Link-local addresses and two clouds' own
+/// serve a machine's secrets; loopback is fine only if the provider itself is there.
 pub(crate) fn is_outer(ip: IpAddr, loopback: bool) -> bool {
+    const METADATA_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
+    const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
     match ip {
         IpAddr::V4(ip) => {
             !(ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
+                && ip != METADATA_V4
                 && (loopback || !ip.is_loopback())
         }
-        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
-            Some(mapped) => is_outer(IpAddr::V4(mapped), loopback),
+        IpAddr::V6(ip) => match embedded_v4(ip) {
+            Some(embedded) => is_outer(IpAddr::V4(embedded), loopback),
             None => {
                 !(ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast())
+                    && ip != METADATA_V6
                     && (loopback || !ip.is_loopback())
             }
         },
+    }
+}
+
+/// The IPv4 address that a packet to this one may reach: mapped, NAT64, 6to4.
+fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match ip.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => Some(v4(high, low)),
+        _ => ip.to_ipv4_mapped(),
     }
 }
 
@@ -549,6 +562,31 @@ mod tests {
             assert_eq!(
                 provider.video_address(given, None).unwrap().as_str(),
                 fetched
+            );
+        }
+    }
+
+    #[test]
+    fn a_host_is_judged_by_where_a_packet_may_go() {
+        #[rustfmt::skip]
+        let rows = [
+            ("169.254.169.254", false), ("100.100.100.200", false), ("fd00:ec2::254", false),
+            ("127.0.0.1", false), ("::1", false), ("0.0.0.0", false), ("::", false),
+            ("::ffff:169.254.169.254", false), ("::ffff:100.100.100.200", false),
+            ("64:ff9b::169.254.169.254", false), ("64:ff9b::127.0.0.1", false),
+            ("64:ff9b::100.100.100.200", false), ("64:ff9b::0.0.0.0", false),
+            ("2002:a9fe:a9fe::1", false), ("2002:7f00:1::", false), ("2002:6464:64c8::1", false),
+            ("203.0.113.9", true), ("100.100.100.201", true), ("fd00:ec2::253", true),
+            ("::ffff:203.0.113.9", true), ("64:ff9b::203.0.113.9", true),
+            ("2002:cb00:7109::1", true), ("2001:db8::9", true),
+        ];
+        for (ip, outer) in rows {
+            assert_eq!(is_outer(ip.parse().unwrap(), false), outer, "{ip}");
+        }
+        for ip in ["127.0.0.1", "::1", "64:ff9b::127.0.0.1", "::ffff:127.0.0.1"] {
+            assert!(
+                is_outer(ip.parse().unwrap(), true),
+                "{ip}, beside the provider"
             );
         }
     }
