@@ -566,7 +566,7 @@ impl Engine {
                 crowded,
             } => {
                 if crowded {
-                    self.window.crowded(self.schedule.own() as u32);
+                    self.window.crowded(self.tasks() as u32);
                 }
                 self.release_hold();
                 self.close_submit_gate(fault, now, trial);
@@ -581,6 +581,16 @@ impl Engine {
             }
         };
         self.judge(job, event, now);
+    }
+
+    /// Our tasks at the provider, with those whose answers came together with this one.
+    fn tasks(&self) -> usize {
+        let judged = self.unsaved.iter().filter(|t| t.event == "accepted");
+        let ahead = self
+            .unjudged
+            .iter()
+            .filter(|report| matches!(report, Report::Posted(_, PostVerdict::Accepted { .. })));
+        self.schedule.own() + judged.count() + ahead.count()
     }
 
     /// What was reserved for a POST is free again: a cap may have room.

@@ -5,7 +5,7 @@
 //! a POST twice. The fetching one follows redirects by hand, so that the key
 //! never leaves its origin.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most that is read of an answer that is not a video, in bytes.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+/// Stands for the key in what is kept.
+const KEY_MARK: &str = "[key]";
 
 /// What a path segment may hold unescaped.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -246,10 +249,16 @@ impl Provider {
     /// # Errors
     /// Not http(s), or a host that no video is served from.
     pub fn video_address(&self, text: &str, base: Option<&Url>) -> Result<Url, String> {
-        let mut url = base
-            .unwrap_or(&self.endpoint.base_url)
-            .join(text)
-            .map_err(|error| format!("{text:?} is not an address: {error}"))?;
+        let join = |link: &str| {
+            base.unwrap_or(&self.endpoint.base_url)
+                .join(link)
+                .map_err(|error| format!("{text:?} is not an address: {error}"))
+        };
+        let mut url = join(text)?;
+        // Of a link that was kept; whoever else writes the mark is not told the key.
+        if text.contains(KEY_MARK) && self.is_own(&url) {
+            url = join(&text.replace(KEY_MARK, self.endpoint.key.expose_secret()))?;
+        }
         if !matches!(url.scheme(), "http" | "https") {
             return Err(format!("{}: only http and https are fetched", url.scheme()));
         }
@@ -324,11 +333,11 @@ impl Provider {
         })
     }
 
-    /// Some gateways repeat the key in their words; it is kept nowhere.
+    /// Some gateways repeat the key in their words or links; it is kept nowhere.
     pub fn without_key(&self, words: String) -> String {
         let key = self.endpoint.key.expose_secret();
         if words.contains(key) {
-            words.replace(key, "[key]")
+            words.replace(key, KEY_MARK)
         } else {
             words
         }
@@ -338,9 +347,10 @@ impl Provider {
         match exchange(request).await {
             Reply::Answer(mut answer) => {
                 let key = self.endpoint.key.expose_secret().as_bytes();
+                // Judged is what came: an id or a link may hold the key, or a word that is like it.
                 if answer.body.windows(key.len()).any(|part| part == key) {
                     let words = String::from_utf8_lossy(&answer.body).into_owned();
-                    answer.body = self.without_key(words).into_bytes();
+                    answer.shown = Some(self.without_key(words).into_bytes());
                 }
                 answer.request_id = answer.request_id.map(|id| self.without_key(id));
                 Reply::Answer(answer)
@@ -476,21 +486,34 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// A host that a video may come from. Link-local addresses serve a machine's own
-/// secrets; loopback is fine only if the provider itself is there.
+/// A host that a video may come from. Link-local addresses and two clouds' own
+/// serve a machine's secrets; loopback is fine only if the provider itself is there.
 pub(crate) fn is_outer(ip: IpAddr, loopback: bool) -> bool {
+    const METADATA_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
+    const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
     match ip {
         IpAddr::V4(ip) => {
             !(ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
+                && ip != METADATA_V4
                 && (loopback || !ip.is_loopback())
         }
-        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
-            Some(mapped) => is_outer(IpAddr::V4(mapped), loopback),
+        IpAddr::V6(ip) => match embedded_v4(ip) {
+            Some(embedded) => is_outer(IpAddr::V4(embedded), loopback),
             None => {
                 !(ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast())
+                    && ip != METADATA_V6
                     && (loopback || !ip.is_loopback())
             }
         },
+    }
+}
+
+/// The IPv4 address that a packet to this one may reach: mapped, NAT64, 6to4.
+fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match ip.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => Some(v4(high, low)),
+        _ => ip.to_ipv4_mapped(),
     }
 }
 
@@ -599,6 +622,31 @@ mod tests {
             assert_eq!(
                 provider.video_address(given, None).unwrap().as_str(),
                 fetched
+            );
+        }
+    }
+
+    #[test]
+    fn a_host_is_judged_by_where_a_packet_may_go() {
+        #[rustfmt::skip]
+        let rows = [
+            ("169.254.169.254", false), ("100.100.100.200", false), ("fd00:ec2::254", false),
+            ("127.0.0.1", false), ("::1", false), ("0.0.0.0", false), ("::", false),
+            ("::ffff:169.254.169.254", false), ("::ffff:100.100.100.200", false),
+            ("64:ff9b::169.254.169.254", false), ("64:ff9b::127.0.0.1", false),
+            ("64:ff9b::100.100.100.200", false), ("64:ff9b::0.0.0.0", false),
+            ("2002:a9fe:a9fe::1", false), ("2002:7f00:1::", false), ("2002:6464:64c8::1", false),
+            ("203.0.113.9", true), ("100.100.100.201", true), ("fd00:ec2::253", true),
+            ("::ffff:203.0.113.9", true), ("64:ff9b::203.0.113.9", true),
+            ("2002:cb00:7109::1", true), ("2001:db8::9", true),
+        ];
+        for (ip, outer) in rows {
+            assert_eq!(is_outer(ip.parse().unwrap(), false), outer, "{ip}");
+        }
+        for ip in ["127.0.0.1", "::1", "64:ff9b::127.0.0.1", "::ffff:127.0.0.1"] {
+            assert!(
+                is_outer(ip.parse().unwrap(), true),
+                "{ip}, beside the provider"
             );
         }
     }

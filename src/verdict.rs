@@ -34,6 +34,8 @@ pub struct Answer {
     pub status: u16,
     /// The body, whole or up to where it broke off.
     pub body: Vec<u8>,
+    /// The body as it may be kept and shown, where it repeats the key.
+    pub shown: Option<Vec<u8>>,
     /// Why the body is not whole.
     pub broken: Option<String>,
     /// The pause that `Retry-After` asks for.
@@ -47,12 +49,24 @@ impl Answer {
         if self.broken.is_some() {
             return None;
         }
-        let text = self.body.strip_prefix(b"\xef\xbb\xbf");
-        serde_json::from_slice(text.unwrap_or(&self.body)).ok()
+        parse(&self.body)
+    }
+
+    fn shown(&self) -> &[u8] {
+        self.shown.as_deref().unwrap_or(&self.body)
+    }
+
+    /// What the body says is wrong, in words that may be kept.
+    fn said(&self, json: &Value) -> Option<String> {
+        match &self.shown {
+            Some(shown) => parse(shown).as_ref().and_then(said),
+            None => said(json),
+        }
     }
 
     fn evidence(&self, error: Option<String>) -> Evidence {
-        let kept = &self.body[..self.body.len().min(EVIDENCE_BYTES)];
+        let shown = self.shown();
+        let kept = &shown[..shown.len().min(EVIDENCE_BYTES)];
         Evidence {
             http_status: Some(self.status),
             request_id: self.request_id.clone(),
@@ -63,8 +77,8 @@ impl Answer {
 
     /// `HTTP 503: the provider's words`.
     fn words(&self, json: Option<&Value>) -> String {
-        let said = json.and_then(said).or_else(|| {
-            let text = String::from_utf8_lossy(&self.body);
+        let said = json.and_then(|json| self.said(json)).or_else(|| {
+            let text = String::from_utf8_lossy(self.shown());
             let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
             (!line.is_empty()).then_some(line)
         });
@@ -73,6 +87,11 @@ impl Answer {
             None => format!("HTTP {} without a word", self.status),
         }
     }
+}
+
+fn parse(body: &[u8]) -> Option<Value> {
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    serde_json::from_slice(text).ok()
 }
 
 /// What a POST's answer means for the money.
@@ -375,7 +394,7 @@ pub fn judge_poll(reply: Reply) -> PollVerdict {
         ))
     };
     match (answer.status, &json) {
-        (200..300, Some(json @ Value::Object(_))) => judge_task(json),
+        (200..300, Some(json @ Value::Object(_))) => judge_task(json, &answer),
         (401..=403, _) => trouble(Cause::KeyRefused),
         (429, _) => trouble(Cause::RateLimited),
         // Only words about the task count: a proxy's page or a missing route says nothing of it.
@@ -402,7 +421,12 @@ fn is_not_found(json: &Value) -> bool {
     .any(|word| words.contains(word))
 }
 
-fn judge_task(json: &Value) -> PollVerdict {
+fn judge_task(json: &Value, answer: &Answer) -> PollVerdict {
+    let reason = || {
+        answer
+            .said(json)
+            .unwrap_or_else(|| "no reason given".to_owned())
+    };
     let layers = layers(json);
     let status = layers
         .iter()
@@ -415,13 +439,9 @@ fn judge_task(json: &Value) -> PollVerdict {
             PollVerdict::Completed { urls: urls(json) }
         }
         "failed" | "fail" | "failure" | "error" | "cancelled" | "canceled" | "rejected" => {
-            PollVerdict::Failed {
-                message: said(json).unwrap_or_else(|| "no reason given".to_owned()),
-            }
+            PollVerdict::Failed { message: reason() }
         }
-        "expired" => PollVerdict::Expired {
-            message: said(json).unwrap_or_else(|| "no reason given".to_owned()),
-        },
+        "expired" => PollVerdict::Expired { message: reason() },
         _ => PollVerdict::Running {
             progress: layers
                 .iter()

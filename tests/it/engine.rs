@@ -1129,3 +1129,22 @@ async fn an_outage_ends_no_task_at_its_deadline() {
         assert_eq!(desk.job(id).await.state, State::Generating);
     }
 }
+
+// ---- Too many tasks ----
+
+#[tokio::test]
+async fn tasks_taken_together_with_a_refusal_count() {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(9).await;
+    let mut posts = desk.posts().await;
+    let full = answer(429, &json!({"error": "too many concurrent tasks"}));
+    let refused = after_post(posts.remove(1), full);
+    let mut reports: Vec<Report> = posts.into_iter().map(accepted).collect();
+    reports.push(refused);
+    desk.settle(reports).await;
+    desk.now += 5 * MINUTE;
+    let polled = desk.poll().await;
+    desk.settle(vec![completed(polled)]).await;
+    // Two are what it takes, and one of them has ended.
+    assert_eq!(desk.posts().await.len(), 1);
+}

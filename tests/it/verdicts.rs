@@ -3,12 +3,16 @@
 
 use proptest::prelude::*;
 use reelq::gate::Cause;
+use reelq::job::State;
+use reelq::poller;
+use reelq::provider::Endpoint;
 use reelq::verdict::{
     Answer, PollVerdict, PostVerdict, Reply, judge_poll, judge_post, judge_probe,
 };
 use serde_json::{Value, json};
 
-use crate::world::{answer, lost, raw_answer};
+use crate::provider::{self, KEY, Provider, Script, TAKEN};
+use crate::world::{answer, job_in, lost, raw_answer};
 
 /// A POST's verdict in a few words.
 fn post(reply: Reply) -> String {
@@ -449,6 +453,58 @@ fn a_free_request_tells_of_the_key_and_the_line() {
     }
 }
 
+/// A key is a word like another: what came is judged, what is kept is without it.
+#[tokio::test]
+async fn the_key_is_kept_nowhere_and_changes_no_id_and_no_link() {
+    let server = Provider::start();
+    let ready = format!(r#"{{"status":"completed","video_url":"/x/$JOB/v?key={KEY}"}}"#);
+    let failed = format!(r#"{{"status":"failed","error":"no more for {KEY}"}}"#);
+    server.script(
+        "a",
+        Script {
+            task: format!("{KEY}_$JOB"),
+            post: vec![provider::json(200, TAKEN)],
+            poll: vec![provider::json(200, &ready), provider::json(200, &failed)],
+            ..Script::kind(Vec::new())
+        },
+    );
+    let limit = std::time::Duration::from_secs(60);
+    let provider = reelq::provider::Provider::new(Endpoint {
+        base_url: server.base.parse().unwrap(),
+        key: KEY.to_owned().into(),
+        model: "m".to_owned(),
+        post_timeout: limit,
+        poll_timeout: limit,
+        idle_timeout: limit,
+    })
+    .unwrap();
+
+    let mut job = job_in(State::Generating);
+    job.spec.prompt = "a".to_owned();
+    let verdict = judge_post(provider.create(&job.spec, "1").await);
+    let PostVerdict::Accepted { task_id, evidence } = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_eq!(task_id, format!("{KEY}_a"));
+    let kept = evidence.answer.unwrap();
+    assert!(kept.contains("[key]_a") && !kept.contains(KEY), "{kept}");
+
+    job.task_id = Some(task_id);
+    let PollVerdict::Completed { urls } = poller::poll(&provider, &job).await else {
+        panic!("it completed");
+    };
+    assert_eq!(urls, ["/x/a/v?key=[key]"]);
+    let url = provider.video_address(&urls[0], None).unwrap();
+    assert_eq!(url.as_str(), format!("{}/x/a/v?key={KEY}", server.base));
+    let elsewhere = provider.video_address("https://cdn.test/v?key=[key]", None);
+    assert!(!elsewhere.unwrap().as_str().contains(KEY));
+
+    let PollVerdict::Failed { message } = poller::poll(&provider, &job).await else {
+        panic!("it failed");
+    };
+    assert_eq!(message, "no more for [key]");
+}
+
 /// JSON of the shapes and names that gateways use, and of none.
 fn bodies() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -516,7 +572,7 @@ fn replies() -> impl Strategy<Value = Reply> {
             body,
             broken,
             retry_after,
-            request_id: None,
+            ..Answer::default()
         })
     })
 }
