@@ -152,6 +152,69 @@ impl Budget {
     }
 }
 
+/// How many jobs of each size there are, and their seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    jobs: [u64; 3],
+    seconds: [u64; 3],
+}
+
+impl Tally {
+    /// One job more.
+    pub fn count(&mut self, spec: &JobSpec) {
+        self.jobs[spec.size as usize] += 1;
+        self.seconds[spec.size as usize] += u64::from(spec.duration);
+    }
+
+    /// What is left without these, which are among them.
+    pub fn without(mut self, other: &Tally) -> Tally {
+        for size in Size::ALL {
+            self.jobs[size as usize] -= other.jobs[size as usize];
+            self.seconds[size as usize] -= other.seconds[size as usize];
+        }
+        self
+    }
+
+    /// Each size that occurs, with its price if that is known.
+    pub fn priced(&self, budget: &Budget) -> Vec<Priced> {
+        Size::ALL
+            .into_iter()
+            .filter(|size| self.jobs[*size as usize] > 0)
+            .map(|size| {
+                let seconds = self.seconds[size as usize];
+                let price = budget.price_per_second[size as usize];
+                Priced {
+                    size,
+                    jobs: self.jobs[size as usize],
+                    seconds,
+                    cost: price.map(|price| {
+                        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+                        Money::from_micros(price.micros().saturating_mul(seconds))
+                    }),
+                }
+            })
+            .collect()
+    }
+}
+
+/// What the jobs of one size may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Priced {
+    /// Their size.
+    pub size: Size,
+    /// How many there are.
+    pub jobs: u64,
+    /// Their seconds in all.
+    pub seconds: u64,
+    /// `None`: no price is configured for the size.
+    pub cost: Option<Money>,
+}
+
+/// The whole cost, if every price is known.
+pub fn total(priced: &[Priced]) -> Option<Money> {
+    priced.iter().map(|priced| priced.cost).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +252,29 @@ mod tests {
             budget.admit(&spec, &Spent::default()),
             Err(Hold::NoPrice(Size::P720))
         );
+    }
+
+    #[test]
+    fn a_cost_is_known_only_if_every_price_is() {
+        let budget = Budget {
+            price_per_second: [None, Some(Money::from_micros(100_000)), None],
+            ..Budget::default()
+        };
+        let mut tally = Tally::default();
+        let mut spec = JobSpec::new("p", "https://example.com");
+        tally.count(&spec);
+        tally.count(&spec);
+        let priced = tally.priced(&budget);
+        assert_eq!(
+            total(&priced).map(|cost| cost.to_string()).as_deref(),
+            Some("1.20")
+        );
+        spec.size = Size::P480;
+        tally.count(&spec);
+        assert_eq!(total(&tally.priced(&budget)), None);
+        let mut other = Tally::default();
+        other.count(&spec);
+        assert_eq!(tally.without(&other).priced(&budget).len(), 1);
     }
 
     proptest! {

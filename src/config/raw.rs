@@ -169,18 +169,18 @@ impl Raw {
                 self.entries.insert(key.clone(), entry);
             } else {
                 let dotted = rest.to_lowercase().replace("__", ".");
-                let known: Vec<&str> = self
-                    .entries
-                    .keys()
-                    .map(String::as_str)
-                    .chain([API_KEY, "config", "log"])
-                    .collect();
+                let mut known: Vec<&str> = self.entries.keys().map(String::as_str).collect();
+                known.push(API_KEY);
                 let hint = match nearest(&dotted, &known) {
                     Some(meant) => format!("did you mean {}?", variable(meant)),
-                    None => beside(&dotted, &known, |name, is_section| match is_section {
-                        true => format!("{}__*", variable(name)),
-                        false => variable(name),
-                    }),
+                    None => {
+                        // $REELQ_CONFIG and $REELQ_LOG, which are no settings.
+                        known.extend(["config", "log"]);
+                        beside(&dotted, &known, |name, is_section| match is_section {
+                            true => format!("{}__*", variable(name)),
+                            false => variable(name),
+                        })
+                    }
                 };
                 self.fault(name, format_args!("unknown variable; {hint}"));
             }

@@ -346,6 +346,7 @@ fn what_is_unknown_is_refused_with_what_was_probably_meant() {
              REELQ_SUBMIT__ON_UNCONFIRMED, REELQ_SUBMIT__RATE_PER_MINUTE, REELQ_SUBMIT__REQUEST_TIMEOUT",
         ),
         ("REELQ_PROVIDER__SOMETHING", "REELQ_PROVIDER__API_KEY, "),
+        ("REELQ_FOO", "unknown variable; allowed are REELQ_CONFIG, "),
         (
             "REELQ_CONFIGURATION",
             "unknown variable; allowed are REELQ_CONFIG, REELQ_DATABASE, REELQ_LOG, REELQ_BUDGET__*, ",

@@ -334,6 +334,17 @@ fn every_bad_line_is_named_and_nothing_goes_in() {
         .says("worse.jsonl:2: ")
         .says("reelq: bad input in 4 places; nothing was inserted\n");
     assert_eq!(ran.out, "");
+    let flags = [
+        "add",
+        "--prompt",
+        " ",
+        "--image-url",
+        "https://e.com/1",
+        "--json",
+    ];
+    let told = world.run(&flags).ends(65).json();
+    assert_eq!(told["errors"][0]["field"], "prompt");
+    assert_eq!(told["errors"][0]["file"], Value::Null);
     // For programs each fault is an item of its own.
     let ran = world
         .run(&["add", "good.jsonl", "bad.csv", "worse.jsonl", "--json"])
@@ -1123,7 +1134,7 @@ fn an_unconfirmed_job_is_settled_by_a_word() {
     world
         .run(&["resolve", "2", "3", "--adopt", "task-2"])
         .ends(2)
-        .says("--adopt takes exactly one job, and 2 are meant");
+        .says("--adopt takes exactly one job, but 2 match");
     world
         .run(&["resolve", "2", "--resubmit"])
         .ok()

@@ -1,0 +1,209 @@
+//! What `reelq add` came to, in words or as JSON.
+
+use serde_json::json;
+
+use super::reading::{Batch, Reading};
+use super::{Args, Cap};
+use crate::budget::{Priced, Tally, total};
+use crate::cli::Context;
+use crate::cli::failure::Failure;
+use crate::cli::format::{self, counted};
+use crate::job::JobId;
+use crate::money::Money;
+use crate::service;
+use crate::store::{Store, There};
+use crate::view;
+
+/// Ids that are printed as JSON; of more, the first and the last are.
+pub(super) const MAX_IDS: usize = 10_000;
+
+/// Keys of other jobs that are named.
+const MAX_KEYS: usize = 10;
+
+/// What went in and what did not.
+#[derive(Debug, Default)]
+pub(super) struct Added {
+    pub(super) reading: Reading,
+    pub(super) inserted: u64,
+    pub(super) existing: u64,
+    pub(super) ids: Vec<JobId>,
+    pub(super) last: Option<JobId>,
+    pub(super) left_out: LeftOut,
+}
+
+/// The jobs whose key was there.
+#[derive(Debug, Default)]
+pub(super) struct LeftOut {
+    pub(super) tally: Tally,
+    pub(super) ids: Vec<JobId>,
+    /// Keys whose job asks for another video, with that job.
+    pub(super) others: Vec<(String, JobId)>,
+    pub(super) untold: u64,
+}
+
+impl LeftOut {
+    pub(super) fn note(&mut self, there: &There<'_>) {
+        self.tally.count(there.spec);
+        if self.ids.len() < MAX_IDS {
+            self.ids.push(there.id);
+        }
+        if there.is_same {
+            return;
+        }
+        if self.others.len() < MAX_KEYS {
+            let key = there.spec.key.clone().unwrap_or_default();
+            self.others.push((key, there.id));
+        } else {
+            self.untold += 1;
+        }
+    }
+}
+
+pub(super) async fn say_cap(
+    batch: &str,
+    cap: Cap,
+    store: &Store,
+    context: &Context,
+) -> Result<(), Failure> {
+    let batch_shown = format::one_line(batch, 60);
+    match cap.0 {
+        None => context
+            .out
+            .line(format_args!("batch {batch_shown} has no cap on its cost")),
+        Some(cap) => {
+            let spent = store.cost_of(Some(batch)).await?;
+            context.out.line(format_args!(
+                "batch {batch_shown} may cost {cap} in all, {spent} is spent or reserved"
+            ))
+        }
+    }
+}
+
+pub(super) async fn report(
+    added: &Added,
+    args: &Args,
+    store: &Store,
+    context: &Context,
+) -> Result<(), Failure> {
+    let settings = context.settings()?;
+    let tally = added.reading.tally.without(&added.left_out.tally);
+    let priced = tally.priced(&service::budget(settings));
+    for (key, id) in &added.left_out.others {
+        context.warn(format_args!(
+            "key {key:?} already belongs to job {id}, which asks for a different video; job {id} is unchanged"
+        ));
+    }
+    if added.left_out.untold > 0 {
+        context.warn(format_args!(
+            "the same is true of {} more",
+            counted(added.left_out.untold, "key")
+        ));
+    }
+    if added.reading.jobs == 0 {
+        context.warn("there is no job in the input");
+    }
+    let capped = matches!(args.max_cost, Some(Cap(Some(_))));
+    for priced in priced
+        .iter()
+        .filter(|priced| capped && priced.cost.is_none())
+    {
+        context.warn(format_args!(
+            "the batch has a cap, but budget.price_per_second.\"{0}\" is missing: {0} jobs are not submitted",
+            priced.size
+        ));
+    }
+    if context.json() {
+        let ids = |ids: &[JobId], count: u64| (ids.len() as u64 == count).then(|| ids.to_vec());
+        let new_ids = if args.dry_run { &[][..] } else { &added.ids };
+        context.out.json(&json!({
+            "inserted": added.inserted,
+            "existing": added.existing,
+            "ids": ids(new_ids, added.inserted),
+            "first_id": new_ids.first(),
+            "last_id": added.last.filter(|_| !args.dry_run),
+            "existing_ids": ids(&added.left_out.ids, added.existing),
+            "differing_keys": added.left_out.others.len() as u64 + added.left_out.untold,
+            "cost": total(&priced).map(view::money),
+            "prices": priced.iter().map(|priced| json!({
+                "size": priced.size,
+                "jobs": priced.jobs,
+                "seconds": priced.seconds,
+                "cost": priced.cost.map(view::money),
+            })).collect::<Vec<_>>(),
+            "dry_run": args.dry_run,
+        }))?;
+        return context.out.flush();
+    }
+    let verb = if args.dry_run {
+        "would insert"
+    } else {
+        "inserted"
+    };
+    let mut line = format!("{verb} {}", added.inserted);
+    if let (false, Some(first), Some(last)) = (args.dry_run, added.ids.first(), added.last) {
+        line.push_str(&if *first == last {
+            format!(" (job {first})")
+        } else {
+            format!(" (jobs {first} to {last})")
+        });
+    }
+    if added.existing > 0 {
+        line.push_str(&format!(", already there {}", added.existing));
+        if added.existing == 1 {
+            line.push_str(&format!(
+                " (job {})",
+                format::listed(&added.left_out.ids, 1)
+            ));
+        }
+    }
+    context.out.line(line)?;
+    if args.dry_run {
+        print_prices(&priced, context)?;
+    } else if let Some(cost) = total(&priced).filter(|cost| *cost > Money::ZERO) {
+        context
+            .out
+            .line(format_args!("by the configured prices they cost {cost}"))?;
+    }
+    if let (Some(cap), Batch::One(batch)) = (args.max_cost, &added.reading.batch) {
+        say_cap(batch, cap, store, context).await?;
+    }
+    context.out.flush()?;
+    if !args.dry_run && added.inserted > 0 && context.out.is_terminal() {
+        context.hint_at_daemon(store);
+    }
+    Ok(())
+}
+
+fn print_prices(priced: &[Priced], context: &Context) -> Result<(), Failure> {
+    for Priced {
+        size,
+        jobs,
+        seconds,
+        cost,
+    } in priced
+    {
+        let jobs = counted(*jobs, "job");
+        match cost {
+            Some(cost) => context
+                .out
+                .line(format_args!("  {size:<5}  {jobs}, {seconds} s: {cost}"))?,
+            None => context.out.line(format_args!(
+                "  {size:<5}  {jobs}, {seconds} s: no price configured (budget.price_per_second.\"{size}\")"
+            ))?,
+        }
+    }
+    match total(priced) {
+        Some(cost) => context.out.line(format_args!("  in all: {cost}")),
+        None => {
+            let known: Money = priced.iter().filter_map(|priced| priced.cost).sum();
+            let priced = if known > Money::ZERO {
+                format!("; what is priced costs {known}")
+            } else {
+                String::new()
+            };
+            context
+                .out
+                .line(format_args!("  in all: not known{priced}"))
+        }
+    }
+}
