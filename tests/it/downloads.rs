@@ -197,7 +197,7 @@ async fn what_nothing_can_be_gone_on_from_is_not_kept() {
     let cut = film_answer().ends(End::Fin(40));
     let mut desk = Desk::new(vec![cut], vec![html(404)]);
     desk.turn().await;
-    assert_eq!(desk.files(), [PathBuf::new(); 0]);
+    assert!(desk.files().is_empty(), "{:?}", desk.files());
 }
 
 /// No server said how long it is: the space is looked at while it comes.
