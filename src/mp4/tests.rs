@@ -5,6 +5,7 @@ use std::io::Cursor;
 use proptest::prelude::*;
 
 use super::sample::*;
+use super::tracks::Column;
 use super::*;
 
 fn judge(bytes: &[u8]) -> Result<Movie, Defect> {

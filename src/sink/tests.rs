@@ -1,12 +1,16 @@
 //! What the sink promises, on real files.
 
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::task::{Context, Waker};
 
+use bytes::Bytes;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use super::disk::{link_new, lock};
 use super::*;
 use crate::mp4::sample;
 
