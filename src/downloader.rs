@@ -72,6 +72,8 @@ enum Answer {
     Useless(String),
     /// No answer, or it broke off: it may be better later.
     Interrupted(String),
+    /// No connection. An outage, unless other places can be reached.
+    Unreachable(String),
     /// Something of another's lies at the target.
     Displaced(String),
     /// The disk has no room.
@@ -122,15 +124,19 @@ pub async fn fetch(provider: &Provider, downloads: &Downloads, job: &Job) -> Fet
         had_some: part.resume().is_some(),
         part,
         advanced: false,
+        answered: false,
         useless: Vec::new(),
         interrupted: Vec::new(),
+        unreachable: Vec::new(),
     };
     let end = fetch.try_all().await;
     let Fetch {
         part,
         advanced,
+        answered,
         useless,
         interrupted,
+        unreachable,
         ..
     } = fetch;
     // A failed job keeps its partial file for a retry: one with nothing in it would only lie about.
@@ -143,14 +149,19 @@ pub async fn fetch(provider: &Provider, downloads: &Downloads, job: &Job) -> Fet
         Some(Answer::Saved(file, movie)) => saved(downloads, job, file, &movie).await,
         Some(Answer::SyncFailed(reason)) => Fetched::SyncFailed(reason),
         Some(Answer::Displaced(reason)) => Fetched::Displaced { reason },
-        Some(Answer::Full(reason) | Answer::Interrupted(reason)) => {
+        Some(Answer::Full(reason) | Answer::Interrupted(reason) | Answer::Unreachable(reason)) => {
             Fetched::Interrupted { reason, advanced }
         }
         Some(Answer::Useless(reason)) => Fetched::Unusable { reason },
         // One place that did not answer may still have it.
-        None if !interrupted.is_empty() => Fetched::Interrupted {
-            reason: interrupted.join("; "),
-            advanced,
+        None if !interrupted.is_empty() || !(answered || unreachable.is_empty()) => {
+            Fetched::Interrupted {
+                reason: [interrupted, unreachable].concat().join("; "),
+                advanced,
+            }
+        }
+        None if !unreachable.is_empty() => Fetched::Unreachable {
+            reason: [unreachable, useless].concat().join("; "),
         },
         None => Fetched::Unusable {
             reason: useless.join("; "),
@@ -167,8 +178,11 @@ struct Fetch<'a> {
     had_some: bool,
     /// This try has brought more of them.
     advanced: bool,
+    /// A place answered, without a usable video.
+    answered: bool,
     useless: Vec<String>,
     interrupted: Vec<String>,
+    unreachable: Vec<String>,
 }
 
 impl Fetch<'_> {
@@ -190,14 +204,20 @@ impl Fetch<'_> {
                         continue;
                     }
                     match self.provider.video_address(&link, None) {
-                        Ok(url) => (name_of(&url), self.try_place(url, false).await),
+                        Ok(url) => {
+                            let answer = self.try_place(url.clone(), false).await;
+                            self.answered |= matches!(answer, Answer::Useless(_));
+                            (name_of(&url), answer)
+                        }
                         Err(refused) => ("the task's link".to_owned(), Answer::Useless(refused)),
                     }
                 }
                 Place::Content => {
                     let task_id = self.job.task_id.as_deref()?;
                     let url = self.provider.content_address(task_id);
-                    ("/content".to_owned(), self.try_place(url, true).await)
+                    let answer = self.try_place(url, true).await;
+                    self.answered |= matches!(answer, Answer::Useless(_));
+                    ("/content".to_owned(), answer)
                 }
             };
             match answer {
@@ -205,6 +225,13 @@ impl Fetch<'_> {
                     let reason = self.provider.without_key(reason);
                     tracing::debug!(job = self.job.id, place = %name, %reason, "no video there");
                     self.useless.push(format!("{name}: {reason}"));
+                }
+                Answer::Unreachable(reason) => {
+                    let reason = self.provider.without_key(format!("{name}: {reason}"));
+                    if self.part.resume().is_some() && self.job.faults < PATIENCE {
+                        return Some(Answer::Interrupted(reason));
+                    }
+                    self.unreachable.push(reason);
                 }
                 Answer::Interrupted(reason) => {
                     let reason = self.provider.without_key(format!("{name}: {reason}"));
@@ -275,7 +302,8 @@ impl Fetch<'_> {
             let range = resume.as_ref().map(|r| (r.offset, r.validator.as_str()));
             let mut opened = match self.provider.open(&url, with_key, range).await {
                 Ok(opened) => opened,
-                Err(error) => return Answer::Interrupted(error.to_string()),
+                Err(error) if error.unreachable => return Answer::Unreachable(error.words),
+                Err(error) => return Answer::Interrupted(error.words),
             };
             match opened.status {
                 200 => match self.begin(&mut opened).await {
@@ -597,10 +625,12 @@ fn failed(error: SinkError) -> Fetched {
         Answer::SyncFailed(reason) => Fetched::SyncFailed(reason),
         Answer::Displaced(reason) => Fetched::Displaced { reason },
         Answer::Useless(reason) => Fetched::Unusable { reason },
-        Answer::Interrupted(reason) | Answer::Full(reason) => Fetched::Interrupted {
-            reason,
-            advanced: false,
-        },
+        Answer::Interrupted(reason) | Answer::Unreachable(reason) | Answer::Full(reason) => {
+            Fetched::Interrupted {
+                reason,
+                advanced: false,
+            }
+        }
         Answer::Saved(file, _) => Fetched::Saved { file, note: None },
     }
 }

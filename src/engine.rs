@@ -690,6 +690,7 @@ impl Engine {
                 Event::FetchInterrupted { reason, advanced }
             }
             Fetched::Unusable { reason } => Event::VideoUnusable { reason },
+            Fetched::Unreachable { reason } => Event::VideoUnreachable { reason },
             Fetched::Displaced { reason } => match target {
                 Some(target) => Event::Displaced { reason, target },
                 None => Event::FetchInterrupted {

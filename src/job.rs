@@ -592,6 +592,12 @@ pub enum Event {
         /// Something new was stored, so the next try follows soon.
         advanced: bool,
     },
+    /// Some places answered, none with a usable video, and to the others no
+    /// connection can be made.
+    VideoUnreachable {
+        /// What happened.
+        reason: String,
+    },
     /// Something of another's lies where its file should go.
     Displaced {
         /// What lies there.
@@ -637,6 +643,7 @@ impl Event {
             Event::FetchInterrupted { .. } => "fetch_interrupted",
             Event::Displaced { .. } => "displaced",
             Event::VideoUnusable { .. } => "video_unusable",
+            Event::VideoUnreachable { .. } => "video_unreachable",
             Event::Retried => "retried",
             Event::Cancelled => "cancelled",
             Event::Adopted { .. } => "adopted",

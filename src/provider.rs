@@ -70,8 +70,22 @@ pub struct SetupError(String);
 
 /// Why bytes did not come.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct FetchError(pub String);
+#[error("{words}")]
+pub struct FetchError {
+    /// What happened.
+    pub words: String,
+    /// Not even a connection was made.
+    pub unreachable: bool,
+}
+
+impl FetchError {
+    fn broken(words: String) -> FetchError {
+        FetchError {
+            words,
+            unreachable: false,
+        }
+    }
+}
 
 /// The start of an answer whose body is still to come.
 pub struct Opened {
@@ -100,14 +114,17 @@ impl Opened {
         match tokio::time::timeout(self.idle_timeout, self.response.chunk()).await {
             Ok(Ok(Some(chunk))) => match self.pace.came(chunk.len(), Instant::now()) {
                 true => Ok(Some(chunk)),
-                false => Err(FetchError(format!(
+                false => Err(FetchError::broken(format!(
                     "less than {SLOWEST} bytes a second for {:?}",
                     self.pace.window
                 ))),
             },
             Ok(Ok(None)) => Ok(None),
-            Ok(Err(error)) => Err(FetchError(chain(error))),
-            Err(_) => Err(FetchError(format!("no byte for {:?}", self.idle_timeout))),
+            Ok(Err(error)) => Err(FetchError::broken(chain(error))),
+            Err(_) => Err(FetchError::broken(format!(
+                "no byte for {:?}",
+                self.idle_timeout
+            ))),
         }
     }
 }
@@ -315,8 +332,17 @@ impl Provider {
         let response =
             match tokio::time::timeout(idle_timeout + CONNECT_TIMEOUT, request.send()).await {
                 Ok(Ok(response)) => response,
-                Ok(Err(error)) => return Err(FetchError(chain(error))),
-                Err(_) => return Err(FetchError(format!("no answer for {idle_timeout:?}"))),
+                Ok(Err(error)) => {
+                    return Err(FetchError {
+                        unreachable: error.is_connect(),
+                        words: chain(error),
+                    });
+                }
+                Err(_) => {
+                    return Err(FetchError::broken(format!(
+                        "no answer for {idle_timeout:?}"
+                    )));
+                }
             };
         let headers = response.headers();
         let text = |name| text(headers, name);

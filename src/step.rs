@@ -23,6 +23,10 @@ pub const NOT_FOUND_SPAN: Millis = MINUTE;
 /// up; an outage in between starts it again.
 pub const UNUSABLE_GRACE: Millis = 10 * MINUTE;
 
+/// As long as [`UNUSABLE_GRACE`] while one of its places cannot be reached: that
+/// may be an outage, or a host that is gone for good.
+pub const UNREACHABLE_GRACE: Millis = 60 * MINUTE;
+
 /// The first pause after one: the next try asks the task anew, which is not to
 /// be asked more often than a running one.
 const UNUSABLE_PAUSE: Millis = 3 * SECOND;
@@ -314,20 +318,13 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
             detail = Some(reason);
         }
         (State::Downloading, Event::VideoUnusable { reason }) => {
-            next.faults += 1;
             // The task is asked anew where it is.
             next.video_urls.clear();
-            let overdue = job.give_up_at.is_none_or(|at| now >= at);
-            if overdue && next.faults >= UNUSABLE_LIMIT {
-                let message = format!(
-                    "the task completed, but no usable video was to be had ({reason}); \
-                     it is paid for: `reelq retry` looks again for free"
-                );
-                fail(&mut next, FailureCode::VideoUnavailable, message, now);
-            } else {
-                next.due_at = Some(now + backoff(job.id, next.faults, UNUSABLE_PAUSE));
-                next.note = Some(reason.clone());
-            }
+            unusable(&mut next, &reason, UNUSABLE_GRACE, now);
+            detail = Some(reason);
+        }
+        (State::Downloading, Event::VideoUnreachable { reason }) => {
+            unusable(&mut next, &reason, UNREACHABLE_GRACE, now);
             detail = Some(reason);
         }
 
@@ -451,6 +448,24 @@ fn requeue(next: &mut Job, now: Millis, first: Millis) {
     next.faults += 1;
     pend(next, now);
     next.due_at = Some(now + backoff(next.id, next.faults, first)).max(next.due_at);
+}
+
+/// Another try without a usable video: given up after `grace`.
+fn unusable(next: &mut Job, reason: &str, grace: Millis, now: Millis) {
+    next.faults += 1;
+    // The appointment is `UNUSABLE_GRACE` after the last try that gave hope.
+    let more = grace - UNUSABLE_GRACE;
+    let overdue = next.give_up_at.is_none_or(|at| now >= at + more);
+    if overdue && next.faults >= UNUSABLE_LIMIT {
+        let message = format!(
+            "the task completed, but no usable video was to be had ({reason}); \
+             it is paid for: `reelq retry` looks again for free"
+        );
+        fail(next, FailureCode::VideoUnavailable, message, now);
+    } else {
+        next.due_at = Some(now + backoff(next.id, next.faults, UNUSABLE_PAUSE));
+        next.note = Some(reason.to_owned());
+    }
 }
 
 fn fail(next: &mut Job, code: FailureCode, message: String, now: Millis) {

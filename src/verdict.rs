@@ -363,6 +363,11 @@ pub enum Fetched {
         /// What they answered.
         reason: String,
     },
+    /// Some places answered without a usable video, and to the others there is no way.
+    Unreachable {
+        /// What happened.
+        reason: String,
+    },
     /// Something of another's lies at its place.
     Displaced {
         /// What lies there.

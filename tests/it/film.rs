@@ -1,4 +1,4 @@
-//! Small MP4s, made box by box. Nothing of `src/mp4.rs` is used: the tests must
+//! Small MP4s, made box by box. Nothing of `src/mp4/` is used: the tests must
 //! not believe a file for the same wrong reason as the daemon does.
 
 /// How a film is laid out.

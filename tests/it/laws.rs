@@ -58,6 +58,7 @@ fn events() -> impl Strategy<Value = Event> {
         3 => words.prop_map(|reason| Event::VideoUnusable {
             reason,
         }),
+        1 => words.prop_map(|reason| Event::VideoUnreachable { reason }),
         3 => Just(Event::Retried),
         1 => Just(Event::Cancelled),
         1 => task.prop_map(|task_id| Event::Adopted { task_id }),

@@ -12,8 +12,8 @@ use reelq::job::State::{
 use reelq::job::{Event, Evidence, Failure, FailureCode, Job, Millis, State};
 use reelq::money::Money;
 use reelq::step::{
-    LedgerLine, NOT_FOUND_GRACE, NOT_FOUND_LIMIT, Policy, Transition, UNUSABLE_GRACE,
-    UNUSABLE_LIMIT, step,
+    LedgerLine, NOT_FOUND_GRACE, NOT_FOUND_LIMIT, Policy, Transition, UNREACHABLE_GRACE,
+    UNUSABLE_GRACE, UNUSABLE_LIMIT, step,
 };
 
 use crate::world::{DAY, ENDPOINT, HOUR, NEW_YEAR, SECOND, job_in, lawful, saved_file};
@@ -104,6 +104,8 @@ fn rows() -> Vec<Row> {
         row("`displaced`", || Event::Displaced { reason: "taken".to_owned(), target: "/videos/2.mp4".to_owned() }, as_it_is),
         row("`video_unusable`", || Event::VideoUnusable { reason: "404".to_owned() }, as_it_is),
         row("`video_unusable`, for ten minutes", || Event::VideoUnusable { reason: "404".to_owned() }, |s| { s.now = NEW_YEAR + DAY; s.job.faults = 4; }),
+        row("`video_unreachable`", || Event::VideoUnreachable { reason: "refused".to_owned() }, |s| s.now = NEW_YEAR + UNREACHABLE_GRACE),
+        row("`video_unreachable`, for an hour", || Event::VideoUnreachable { reason: "refused".to_owned() }, |s| { s.now = NEW_YEAR + UNREACHABLE_GRACE; s.job.faults = 4; }),
         row("`retried`, where nothing was bought", || Event::Retried, as_it_is),
         row("`retried`, while its task may hold a video", || Event::Retried, |s| with_task(s, FailureCode::Deadline)),
         row("`cancelled`", || Event::Cancelled, as_it_is),
@@ -136,6 +138,8 @@ const CASES: &[(State, &str, State, &str)] = &[
     (Downloading, "`displaced`", Downloading, ""),
     (Downloading, "`video_unusable`", Downloading, ""),
     (Downloading, "`video_unusable`, for ten minutes", Failed, ""),
+    (Downloading, "`video_unreachable`", Downloading, ""),
+    (Downloading, "`video_unreachable`, for an hour", Failed, ""),
     (Failed,      "`retried`, where nothing was bought", Pending, ""),
     (Failed,      "`retried`, while its task may hold a video", Generating, ""),
     (Cancelled,   "`retried`, where nothing was bought", Pending, ""),
@@ -205,18 +209,19 @@ fn place(event: &Event) -> usize {
         Event::FetchInterrupted { .. } => 11,
         Event::Displaced { .. } => 12,
         Event::VideoUnusable { .. } => 13,
-        Event::Retried => 14,
-        Event::Cancelled => 15,
-        Event::Adopted { .. } => 16,
-        Event::Resubmitted => 17,
-        Event::WrittenOff => 18,
+        Event::VideoUnreachable { .. } => 14,
+        Event::Retried => 15,
+        Event::Cancelled => 16,
+        Event::Adopted { .. } => 17,
+        Event::Resubmitted => 18,
+        Event::WrittenOff => 19,
     }
 }
 
 #[test]
 fn every_event_has_a_row() {
     let places: BTreeSet<usize> = rows().iter().map(|row| place(&(row.event)())).collect();
-    assert_eq!(places, (0..19).collect());
+    assert_eq!(places, (0..20).collect());
     for row in rows() {
         let name = format!("`{}`", (row.event)().name());
         assert!(row.words.starts_with(&name), "{} is {name}", row.words);
@@ -232,6 +237,9 @@ fn limits_lie_where_they_are_said_to_lie() {
     };
     let unusable = || Event::VideoUnusable {
         reason: "404".to_owned(),
+    };
+    let unreachable = || Event::VideoUnreachable {
+        reason: "refused".to_owned(),
     };
     let deadline = Policy::default().deadline;
     #[rustfmt::skip]
@@ -253,6 +261,9 @@ fn limits_lie_where_they_are_said_to_lie() {
         (Downloading, UNUSABLE_GRACE, UNUSABLE_LIMIT - 2, unusable(), Downloading),
         (Downloading, UNUSABLE_GRACE, UNUSABLE_LIMIT - 1, unusable(), Failed),
         (Downloading, UNUSABLE_GRACE + DAY, UNUSABLE_LIMIT - 1, unusable(), Failed),
+        (Downloading, UNREACHABLE_GRACE - 1, UNUSABLE_LIMIT + 9, unreachable(), Downloading),
+        (Downloading, UNREACHABLE_GRACE, UNUSABLE_LIMIT - 2, unreachable(), Downloading),
+        (Downloading, UNREACHABLE_GRACE, UNUSABLE_LIMIT - 1, unreachable(), Failed),
     ];
     for (state, after, faults, event, to) in cases {
         let mut setting = Setting::of(state);

@@ -333,11 +333,9 @@ fn a_file_has_one_subject() {
 }
 
 /// Longer ones, with the reason.
-const LONG_FILES: [(&str, usize, &str); 4] = [
+const LONG_FILES: [(&str, usize, &str); 2] = [
     ("cli/add.rs", 925, "one command with many sources"),
     ("engine.rs", 945, "one set of values in memory"),
-    ("mp4.rs", 1922, "one walk over one format"),
-    ("sink.rs", 1910, "one file from its first byte to its name"),
 ];
 
 #[test]
