@@ -243,7 +243,7 @@ fn limits_lie_where_they_are_said_to_lie() {
     };
     let deadline = Policy::default().deadline;
     #[rustfmt::skip]
-    let cases: [(State, Millis, u32, Event, State); 13] = [
+    let cases: [(State, Millis, u32, Event, State); 16] = [
         // state, milliseconds after its start, faults before, event, next state
         (Generating, deadline - 1, 0, running(), Generating),
         (Generating, deadline, 0, running(), Failed),
