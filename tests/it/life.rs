@@ -354,7 +354,6 @@ async fn a_wait_ends_with_a_job_that_needs_a_person() {
 async fn samples(url: &str) -> HashMap<String, f64> {
     let answer = client().get(format!("{url}/metrics")).send().await.unwrap();
     let text = answer.text().await.unwrap();
-    assert!(text.ends_with("# EOF\n"), "{text}");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .map(|line| {
