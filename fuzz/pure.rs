@@ -8,7 +8,7 @@ pub mod intake;
 pub mod job;
 #[path = "../src/money.rs"]
 pub mod money;
-#[path = "../src/mp4.rs"]
+#[path = "../src/mp4/mod.rs"]
 pub mod mp4;
 #[path = "../src/verdict.rs"]
 pub mod verdict;
