@@ -5,7 +5,7 @@
 //! reads no clock: the daemon acts on its [`Act`]s and brings back [`Report`]s,
 //! and so does a simulation.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +27,10 @@ pub const POSTS_ON_THE_WIRE: usize = 3;
 
 /// Polls on the wire at once.
 pub const POLLS_ON_THE_WIRE: usize = 64;
+
+/// Videos that wait hold submissions back, for their links die; but only while
+/// downloads begin or end: for so long after the last one did.
+const BACKLOG_PATIENCE: Millis = 30_000;
 
 /// Polls that fail in a row, whatever their task, until polling pauses for all.
 const POLL_FAULTS: u32 = 5;
@@ -140,7 +144,10 @@ pub struct Engine {
     poll_answered: bool,
     posting: HashSet<JobId>,
     polling: HashSet<JobId>,
-    fetching: HashSet<JobId>,
+    /// Whether each is a retry.
+    fetching: HashMap<JobId, bool>,
+    /// When a download last began or ended.
+    download_news: Millis,
     /// The one request that a closed gate let through, to see.
     submit_trial: Option<JobId>,
     poll_trial: Option<JobId>,
@@ -181,7 +188,8 @@ impl Engine {
             poll_answered: false,
             posting: HashSet::new(),
             polling: HashSet::new(),
-            fetching: HashSet::new(),
+            fetching: HashMap::new(),
+            download_news: now,
             submit_trial: None,
             poll_trial: None,
             probing: false,
@@ -275,7 +283,7 @@ impl Engine {
     /// what a retry goes on from.
     async fn clean_up(&mut self) -> Result<(), EngineError> {
         for (id, target) in self.store.leftovers().await? {
-            if self.fetching.contains(&id) {
+            if self.fetching.contains_key(&id) {
                 continue;
             }
             match self.places.sink.discard(Path::new(&target)).await {
@@ -298,6 +306,7 @@ impl Engine {
         for start in &mut self.starts {
             *start += delta;
         }
+        self.download_news += delta;
         self.hold = None;
         Ok(())
     }
@@ -323,21 +332,35 @@ impl Engine {
         Ok(std::mem::take(&mut self.unstarted))
     }
 
-    /// True if videos wait for a free download.
+    /// True if videos that were not tried yet wait for a free download. One place is kept
+    /// for them: servers that never answer must not take every download with their retries.
     async fn claim_downloads(&mut self, now: Millis) -> Result<bool, EngineError> {
         let free = self.limits.downloads.saturating_sub(self.fetching.len());
-        let in_hand: Vec<JobId> = self.fetching.iter().copied().collect();
+        let retries = self.fetching.values().filter(|retry| **retry).count();
+        let mut retry_room = (self.limits.downloads.max(2) - 1).saturating_sub(retries);
+        let in_hand: Vec<JobId> = self.fetching.keys().copied().collect();
         let mut jobs = self
             .store
             .due_downloads(now, free + 1, &in_hand, &self.endpoint)
             .await?;
-        let backlog = jobs.len() > free;
-        jobs.truncate(free);
+        jobs.sort_by_key(|job| job.faults > 0);
+        let mut taken = 0;
+        let mut backlog = false;
         for job in jobs {
-            self.fetching.insert(job.id);
+            let retry = job.faults > 0;
+            if taken == free || retry && retry_room == 0 {
+                backlog |= !retry;
+                continue;
+            }
+            taken += 1;
+            retry_room -= usize::from(retry);
+            self.fetching.insert(job.id, retry);
             self.unstarted.push(Act::Fetch(Box::new(job)));
         }
-        Ok(backlog)
+        if taken > 0 || !backlog {
+            self.download_news = now;
+        }
+        Ok(backlog && now - self.download_news < BACKLOG_PATIENCE)
     }
 
     async fn claim_polls(&mut self, now: Millis) -> Result<(), EngineError> {
@@ -402,9 +425,13 @@ impl Engine {
         }
         let wire = match self.submit_gate.pass(now) {
             Pass::Open => POSTS_ON_THE_WIRE.saturating_sub(self.posting.len()),
-            Pass::Trial => usize::from(self.posting.is_empty()),
+            // What still hangs from before the closing must not keep it closed.
+            Pass::Trial if self.submit_trial.is_none() => {
+                POSTS_ON_THE_WIRE.saturating_sub(self.posting.len()).min(1)
+            }
+            Pass::Trial => 0,
             Pass::Probe => {
-                if !self.probing && self.posting.is_empty() {
+                if !self.probing && self.submit_trial.is_none() {
                     self.probing = true;
                     self.unstarted.push(Act::Probe);
                 }
@@ -681,6 +708,7 @@ impl Engine {
 
     fn fetched(&mut self, job: &Job, fetched: Fetched, target: Option<String>, now: Millis) {
         self.fetching.remove(&job.id);
+        self.download_news = now;
         let event = match fetched {
             Fetched::Saved { file, note } => {
                 self.stats.saved(job, &file, now);

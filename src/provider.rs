@@ -472,11 +472,17 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
         .map(|text| text.trim().to_owned())
 }
 
-/// Seconds only: the date form depends on two clocks that agree.
+/// Seconds, or a date: that is compared with the answer's own, so no two clocks need to agree.
 fn retry_after(headers: &HeaderMap) -> Option<Millis> {
-    let seconds: f64 = ["retry-after", "llm_provider-retry-after"]
+    let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
+    let date = |name| jiff::fmt::rfc2822::parse(text(name)?).ok();
+    let seconds = ["retry-after", "llm_provider-retry-after"]
         .iter()
-        .find_map(|name| headers.get(*name)?.to_str().ok()?.trim().parse().ok())?;
+        .find_map(|name| text(name)?.parse::<f64>().ok())
+        .or_else(|| {
+            let (until, now) = (date("retry-after")?, date("date")?);
+            Some((until.timestamp().as_second() - now.timestamp().as_second()) as f64)
+        })?;
     (seconds.is_finite() && seconds >= 0.0).then_some((seconds * 1_000.0) as Millis)
 }
 
@@ -675,6 +681,25 @@ mod tests {
                 "{ip}, beside the provider"
             );
         }
+    }
+
+    #[test]
+    fn a_pause_is_asked_for_in_seconds_or_by_a_date() {
+        let asked = |headers: &[(&'static str, &'static str)]| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
+            retry_after(&headers.collect())
+        };
+        let now = ("date", "Wed, 25 Nov 2026 03:50:00 GMT");
+        assert_eq!(asked(&[("retry-after", "7")]), Some(7_000));
+        assert_eq!(asked(&[("llm_provider-retry-after", "0.5")]), Some(500));
+        let later = ("retry-after", "Wed, 25 Nov 2026 03:50:20 GMT");
+        assert_eq!(asked(&[now, later]), Some(20_000));
+        assert_eq!(asked(&[later]), None, "compared with nothing");
+        let before = ("retry-after", "Wed, 25 Nov 2026 03:49:00 GMT");
+        assert_eq!(asked(&[now, before]), None);
+        assert_eq!(asked(&[now, ("retry-after", "soon")]), None);
     }
 
     #[test]

@@ -142,6 +142,14 @@ async fn claim_in(
             break;
         };
         let job = match row::job(&found) {
+            // Somebody has got round the table's rules: nothing is paid for what they refuse.
+            Ok(job) if !job.spec.faults().is_empty() => {
+                let faults: Vec<String> =
+                    job.spec.faults().iter().map(ToString::to_string).collect();
+                set_aside(tx, job.id, &faults.join("; ")).await?;
+                passed_over += 1;
+                continue;
+            }
             Ok(job) => job,
             Err(corrupt) => {
                 set_aside(tx, corrupt.id, &corrupt.to_string()).await?;

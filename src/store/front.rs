@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite};
 
 use super::read::Event;
 use super::row::{self, COLUMNS};
-use super::{Store, StoreError};
+use super::{COUNTED, Store, StoreError};
 use crate::job::{Job, JobId, JobSpec, Millis, Outcome};
 use crate::money::Money;
 
@@ -152,10 +152,10 @@ impl Store {
 
     /// The submissions of one batch by outcome.
     pub async fn spend_of_batch(&self, batch: &str) -> Result<Vec<SpendRow>, StoreError> {
-        let rows: Vec<(String, i64, i64)> = sqlx::query_as(AssertSqlSafe(
-            "SELECT outcome, count(*), coalesce(sum(cost), 0) FROM submissions \
-             WHERE batch = ? GROUP BY outcome",
-        ))
+        let rows: Vec<(String, i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT outcome, count(*), coalesce(sum(iif(outcome IN {COUNTED}, cost, 0)), 0) \
+                 FROM submissions WHERE batch = ? GROUP BY outcome"
+        )))
         .bind(batch)
         .fetch_all(&self.readers)
         .await

@@ -372,10 +372,10 @@ impl Store {
 
     /// Submissions and their cost by outcome, since a time.
     pub async fn spend(&self, since: Millis) -> Result<Vec<(Outcome, u64, Money)>, StoreError> {
-        let rows: Vec<(String, i64, i64)> = sqlx::query_as(
-            "SELECT outcome, count(*), coalesce(sum(cost), 0) FROM submissions \
-             WHERE started_at >= ? GROUP BY outcome",
-        )
+        let rows: Vec<(String, i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT outcome, count(*), coalesce(sum(iif(outcome IN {COUNTED}, cost, 0)), 0) \
+                 FROM submissions WHERE started_at >= ? GROUP BY outcome"
+        )))
         .bind(since)
         .fetch_all(&self.readers)
         .await

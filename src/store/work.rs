@@ -166,6 +166,15 @@ impl Store {
             .map_err(|e| self.judge(e))?;
         for found in &rows {
             match row::job(found) {
+                Ok(job)
+                    if job.task_id.is_none()
+                        && matches!(state, State::Generating | State::Downloading) =>
+                {
+                    let reason = "the row has lost its task id; the ledger may hold it";
+                    set_aside(&mut writer, job.id, reason)
+                        .await
+                        .map_err(|e| self.judge(e))?;
+                }
                 Ok(job) => jobs.push(job),
                 Err(corrupt) => set_aside(&mut writer, corrupt.id, &corrupt.to_string())
                     .await

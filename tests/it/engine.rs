@@ -1148,3 +1148,84 @@ async fn tasks_taken_together_with_a_refusal_count() {
     // Two are what it takes, and one of them has ended.
     assert_eq!(desk.posts().await.len(), 1);
 }
+
+// ---- What hangs ----
+
+#[tokio::test]
+async fn a_post_that_hangs_does_not_keep_a_gate_closed() {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(4).await;
+    let mut posts = desk.posts().await;
+    let _hangs = posts.remove(0);
+    let limited = posts
+        .into_iter()
+        .map(|job| after_post(job, answer(429, &json!({"error": "slow down"}))));
+    desk.settle(limited.collect()).await;
+    assert!(desk.posts().await.is_empty());
+    desk.now += MINUTE;
+    let trial = desk.posts().await;
+    assert_eq!(trial.len(), 1, "one job, to see");
+    assert!(desk.posts().await.is_empty(), "and no second one beside it");
+    desk.settle(vec![accepted(trial[0].clone())]).await;
+    assert_eq!(desk.posts().await.len(), 2, "it is open");
+}
+
+/// The downloads that begin now.
+async fn fetches(desk: &mut Desk) -> Vec<Job> {
+    let acts = desk.claim().await;
+    acts.into_iter()
+        .filter_map(|act| match act {
+            Act::Fetch(job) => Some(*job),
+            _ => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn downloads_that_hang_leave_room_for_new_videos_and_new_jobs() {
+    let mut desk = Desk::new(limits()).await;
+    for _ in 0..3 {
+        let id = desk.generate().await;
+        let job = loop {
+            let job = desk.poll().await;
+            if job.id == id {
+                break job;
+            }
+            desk.settle(vec![running(job, 1)]).await;
+        };
+        desk.settle(vec![completed(job)]).await;
+        desk.sql("UPDATE jobs SET faults = 1 WHERE id < 3 AND state = 'downloading'")
+            .await;
+    }
+    desk.crash().await;
+    desk.now += HOUR;
+    desk.add(1).await;
+    // Two places: a video that was not tried yet goes first, and one retry beside it.
+    let taken = fetches(&mut desk).await;
+    let ids: Vec<JobId> = taken.iter().map(|job| job.id).collect();
+    assert_eq!(ids, [3, 1]);
+    assert_eq!(desk.job(4).await.state, State::Submitting);
+    // With the retry still in hand, the place that comes free waits for a new video.
+    let (file, note) = (saved_file(), None);
+    let saved = Report::Fetched(Box::new(taken[0].clone()), Fetched::Saved { file, note });
+    desk.settle(vec![saved]).await;
+    assert!(fetches(&mut desk).await.is_empty());
+}
+
+#[tokio::test]
+async fn videos_that_wait_for_ever_do_not_hold_submissions_for_ever() {
+    let mut desk = Desk::new(limits()).await;
+    for _ in 0..3 {
+        desk.generate().await;
+    }
+    desk.sql(
+        "UPDATE jobs SET state = 'downloading', version = version + 1, target = '/v/' || id, due_at = NULL",
+    )
+    .await;
+    desk.engine.refresh(desk.now).await.unwrap();
+    assert_eq!(fetches(&mut desk).await.len(), 2, "a third one waits");
+    desk.add(1).await;
+    assert!(desk.posts().await.is_empty(), "videos go first");
+    desk.now += MINUTE;
+    assert_eq!(desk.posts().await.len(), 1, "but nothing begins or ends");
+}

@@ -475,6 +475,47 @@ async fn a_row_that_cannot_be_written_is_set_aside() {
     assert_eq!(store.job(3).await.unwrap().unwrap().state, State::Failed);
 }
 
+/// Whoever gets round the rules pays for nothing that they refuse.
+#[tokio::test]
+async fn what_the_rules_refuse_is_not_submitted() {
+    let (_folder, store, mut conn) = blank().await;
+    for statement in [
+        "PRAGMA ignore_check_constraints = ON",
+        "INSERT INTO jobs (prompt, image_url, duration) VALUES ('p', 'https://e/a', 99)",
+        "INSERT INTO jobs (prompt, image_url) VALUES ('p', 'nope')",
+        INSERT,
+    ] {
+        sql(&mut conn, statement).await.unwrap();
+    }
+    let claim = Claim {
+        limit: 9,
+        max_tasks: 9,
+        endpoint: ENDPOINT.to_owned(),
+        now: NEW_YEAR,
+        day_start: 0,
+    };
+    let claimed = store.claim(&claim, |job, _: &Spent| take(job)).await;
+    let ids: Vec<JobId> = claimed.unwrap().jobs.iter().map(|job| job.id).collect();
+    assert_eq!(ids, [3]);
+    let first = store.job(1).await.unwrap().unwrap();
+    let why = first.failure.unwrap().message;
+    assert!(why.contains("duration must be"), "{why}");
+
+    // A task whose id is gone is not asked for ever.
+    let lose =
+        "UPDATE jobs SET state = 'generating', version = version + 1, give_up_at = 9 WHERE id = 3";
+    sql(&mut conn, lose).await.unwrap();
+    assert!(
+        store
+            .load(&[3], State::Generating)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let lost = store.job(3).await.unwrap().unwrap();
+    assert_eq!(lost.state, State::Failed);
+}
+
 fn take(job: &Job) -> Admission {
     let event = Event::Claimed {
         cost: Money::ZERO,
