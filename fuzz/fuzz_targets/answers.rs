@@ -48,6 +48,7 @@ fuzz_target!(|data: &[u8]| {
         Reply::Answer(Answer {
             status,
             body: body.to_vec(),
+            shown: None,
             broken: broken.then(|| "the connection was closed".to_owned()),
             retry_after: has(b'r').then_some(30_000),
             request_id: None,
