@@ -507,8 +507,10 @@ async fn the_command_line_and_http_tell_the_same() {
     server.post("/api/pause", &json!({"reason": "lunch"})).await;
     let told = |args: &[&str]| -> Value {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_reelq"));
-        // It takes no setting that it does not know.
-        command.env_remove("REELQ_TEST_PYTHON");
+        // It takes no setting that it does not know, such as those of these tests.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("REELQ_")) {
+            command.env_remove(name);
+        }
         command.args(["--config", "/dev/null", "--json", "--database"]);
         let output = command.arg(server.store.path()).args(args).output();
         serde_json::from_slice(&output.unwrap().stdout).unwrap()
