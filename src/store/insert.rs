@@ -13,7 +13,7 @@ use crate::job::{JobId, JobSpec};
 use crate::money::Money;
 
 /// Rows in one INSERT statement: large enough that the statement's own cost vanishes.
-const ROWS: usize = 200;
+const ROWS: usize = 500;
 
 /// What became of the jobs of an `add`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

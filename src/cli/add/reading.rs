@@ -17,7 +17,7 @@ use crate::intake::{self, Defaults, Entry, Format, ReadError};
 use crate::job::{FieldFault, JobSpec};
 
 /// Jobs that go to the database at once, and about how much text.
-const PORTION: usize = 1_000;
+const PORTION: usize = 2_000;
 const PORTION_BYTES: usize = 2 << 20;
 
 /// Where the jobs come from.
