@@ -78,8 +78,8 @@ impl Cause {
             Cause::KeyRefused | Cause::AccountRefused | Cause::RateLimited => 2 * SECOND,
             Cause::Busy => 2 * SECOND,
             Cause::Unreachable => SECOND,
-            // Three on the wire and a trial each at 4 and 8 s: an outage of 12 s costs five at most.
-            Cause::Unclear => 4 * SECOND,
+            // Three on the wire and a trial each at 5 and 10 s: an outage of 12 s costs five at most.
+            Cause::Unclear => 5 * SECOND,
         }
     }
 
@@ -495,7 +495,7 @@ mod tests {
         let mut gate = Gate::default();
         for symptom in ["500", "502", "504", "timeout"] {
             gate.close(fault(Cause::Unclear, symptom), 0, true);
-            assert_eq!(gate.pass(0), Pass::Wait(4 * SECOND));
+            assert_eq!(gate.pass(0), Pass::Wait(5 * SECOND));
         }
     }
 
