@@ -327,32 +327,35 @@ impl Daemon {
             reports.extend(ended.ok());
         }
         let mut deadline = None;
-        let mut fatal = None;
+        let mut failed: Option<EngineError> = None;
         loop {
             let answers = std::mem::take(&mut reports);
-            let waits = match &fatal {
+            let waits = match &failed {
                 // Nothing more is written, but the log keeps what would be hard to find again.
-                Some(_) => {
+                Some(EngineError::Store(_)) => {
                     say_accepted(&answers);
                     false
                 }
-                None => match self.engine.settle(answers, self.clock.now()).await {
-                    Ok(()) => false,
-                    Err(error) if is_passing(&error) => {
-                        let limit = Instant::now() + LAST_COMMITS;
-                        if Instant::now() >= *deadline.get_or_insert(limit) {
-                            return Err(error.into());
+                // A video that could not be synced keeps no answer off the database.
+                Some(EngineError::Sync(_)) | None => {
+                    match self.engine.settle(answers, self.clock.now()).await {
+                        Ok(()) => false,
+                        Err(error) if is_passing(&error) => {
+                            let limit = Instant::now() + LAST_COMMITS;
+                            if Instant::now() >= *deadline.get_or_insert(limit) {
+                                return Err(error.into());
+                            }
+                            true
                         }
-                        true
+                        Err(error) => {
+                            failed = Some(error);
+                            false
+                        }
                     }
-                    Err(error) => {
-                        fatal = Some(error);
-                        false
-                    }
-                },
+                }
             };
             if workers.posts.is_empty() && !waits {
-                return fatal.map_or(Ok(()), |error| Err(error.into()));
+                return failed.map_or(Ok(()), |error| Err(error.into()));
             }
             // systemd extends its own limit as long as it hears that we are at it.
             notify(&[NotifyState::ExtendTimeoutUsec(10_000_000)]);
