@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use rustix::process::Pid;
+
 /// A system call. Two calls overlap if neither ended before the other began.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -18,6 +20,14 @@ pub struct Call {
 
 /// The flags that make a log which [`read`] understands.
 pub const FLAGS: [&str; 5] = ["-f", "-qq", "-xx", "-s", "1000000"];
+
+/// Who traces a process.
+pub fn tracer(process: Pid) -> Option<Pid> {
+    let path = format!("/proc/{}/status", process.as_raw_nonzero());
+    let status = std::fs::read_to_string(path).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("TracerPid:"))?;
+    Pid::from_raw(line.trim().parse().ok()?)
+}
 
 /// Every call of a log, in the order in which they began.
 pub fn read(log: &str) -> Vec<Call> {
