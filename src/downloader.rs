@@ -599,6 +599,9 @@ fn sidecar(job: &Job, file: &SavedFile, movie: &Movie) -> serde_json::Value {
 /// What is unlike what was asked. The video is kept all the same: it is paid for.
 fn unlike_asked(job: &Job, movie: &Movie) -> Vec<String> {
     let mut notes = Vec::new();
+    if !movie.has_track {
+        notes.push("names no track: players may show nothing".to_owned());
+    }
     let asked = u64::from(job.spec.duration) * 1_000;
     if let Some(is) = movie.duration_ms
         && is.abs_diff(asked) > DURATION_TOLERANCE

@@ -17,7 +17,6 @@ pub(super) fn read_moov<R: Read + Seek>(
     let mut movie = Description::default();
     let mut timescale = 0;
     let mut promised = 0;
-    let mut has_track = false;
     let mut at = moov.body;
     while let Some(header) = source.child(at, moov)? {
         at = header.end;
@@ -28,7 +27,7 @@ pub(super) fn read_moov<R: Read + Seek>(
                 movie.duration_ms = duration.and_then(|ticks| millis(ticks, scale));
             }
             b"trak" => {
-                has_track = true;
+                movie.has_track = true;
                 let track = read_trak(source, &header)?;
                 if movie.tracks.len() < MAX_TRACKS {
                     movie.tracks.push(track);
@@ -38,7 +37,7 @@ pub(super) fn read_moov<R: Read + Seek>(
             }
             // A compressed `moov` of old QuickTime: the tracks are inside.
             b"cmov" => {
-                has_track = true;
+                movie.has_track = true;
                 movie.unsure = true;
             }
             b"mvex" => {
@@ -48,7 +47,8 @@ pub(super) fn read_moov<R: Read + Seek>(
             _ => {}
         }
     }
-    if !has_track {
+    // Of a size that is written down, it is odd and no cut.
+    if !movie.has_track && moov.open {
         return Err(Defect::NoTrack);
     }
     movie.promised_ms = millis(promised, timescale);
