@@ -18,7 +18,9 @@ use crate::trace::{self, Call};
 use crate::world::Rng;
 
 /// Lives at once. Most of a life is waiting for the first poll.
-const AT_ONCE: usize = 24;
+fn at_once() -> usize {
+    12 * std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// Three jobs whose films take different ways.
 async fn trio(rig: &mut Rig) {
@@ -210,7 +212,7 @@ async fn a_kill_at_any_call_loses_nothing() {
     let calls = recorded(&rig).await;
     let points = points(&rig, &calls);
     let tried = points.len();
-    let results = in_turns(AT_ONCE, points, killed_at).await;
+    let results = in_turns(at_once(), points, killed_at).await;
     let kills = results.iter().filter(|(killed, _)| *killed).count();
     let wrong: Vec<String> = results.into_iter().flat_map(|(_, wrong)| wrong).collect();
     println!("{kills} kills at {tried} points");
@@ -242,7 +244,7 @@ async fn a_kill_at_the_first_start_leaves_a_queue() {
     let calls = recorded(&rig).await;
     let points = points(&rig, &calls);
     let tried = points.len();
-    let results = in_turns(AT_ONCE, points, killed_at_birth).await;
+    let results = in_turns(at_once(), points, killed_at_birth).await;
     let kills = results.iter().filter(|(killed, _)| *killed).count();
     let wrong: Vec<String> = results.into_iter().flat_map(|(_, wrong)| wrong).collect();
     println!("{kills} kills at {tried} points");
@@ -304,7 +306,7 @@ async fn a_refused_sync_or_write_loses_nothing() {
         })
         .collect();
     let tried = refusals.len();
-    let results = in_turns(AT_ONCE, refusals, |(point, error)| async move {
+    let results = in_turns(at_once(), refusals, |(point, error)| async move {
         let mut rig = Rig::new();
         trio(&mut rig).await;
         let status = refused_at(&point, error, &rig).await;

@@ -41,10 +41,15 @@ Ury9J0KAel4emwIgO8W0CMDBpBfgidpyuKkli8wDi54HDLrN2+iAxcqlWbw=
 -----END CERTIFICATE-----
 ";
 
-/// A folder that is gone after the test; in memory where the system has that.
+/// What the tests that run at once need in memory, in bytes; some containers have 64 MiB.
+const MEMORY: u64 = 1 << 30;
+
+/// A folder that is gone after the test; in memory where the system has enough of it.
 pub fn folder() -> TempDir {
     let memory = PathBuf::from("/dev/shm");
-    let base = if memory.is_dir() {
+    let has_room = rustix::fs::statvfs(&memory)
+        .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= MEMORY);
+    let base = if has_room {
         memory
     } else {
         std::env::temp_dir()
