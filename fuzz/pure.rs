@@ -10,5 +10,5 @@ pub mod job;
 pub mod money;
 #[path = "../src/mp4/mod.rs"]
 pub mod mp4;
-#[path = "../src/verdict.rs"]
+#[path = "../src/verdict/mod.rs"]
 pub mod verdict;
