@@ -2,8 +2,10 @@
 
 use std::io::{Read, Seek};
 
+use super::Defect;
+use super::boxes::{Found, Header, Source, u32_at, u64_at};
+use super::description::{Description, Track};
 use super::tracks::Column;
-use super::{Defect, Description, Found, Header, Source, Track, u32_at, u64_at};
 
 /// The second pass: `moof` and `sidx`, as far as the walk went.
 pub(super) fn read_fragments<R: Read + Seek>(

@@ -1,9 +1,10 @@
 //! Which files count as whole, and which do not.
 
-use std::io::Cursor;
+use std::io::{Cursor, SeekFrom};
 
 use proptest::prelude::*;
 
+use super::boxes::{Header, u32_at};
 use super::sample::*;
 use super::tracks::Column;
 use super::*;

@@ -2,7 +2,9 @@
 
 use std::io::{Read, Seek};
 
-use super::{Defaults, Defect, Description, Header, Source, Track, millis, u32_at, u64_at};
+use super::Defect;
+use super::boxes::{Header, Source, u32_at, u64_at};
+use super::description::{Defaults, Description, Track, millis};
 
 /// Tracks beyond these are walked but not remembered.
 const MAX_TRACKS: usize = 64;
