@@ -213,6 +213,11 @@ impl Answer {
     }
 }
 
+/// The error of a gateway of the new-api family.
+pub fn busy(code: &str) -> String {
+    format!(r#"{{"error":{{"message":"{code}","type":"new_api_error","code":"{code}"}}}}"#)
+}
+
 /// How the provider treats one job: each list's first answer goes to the first
 /// request of that kind and so on, the last one to all that follow.
 #[derive(Clone, Debug)]
