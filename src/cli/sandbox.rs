@@ -197,7 +197,7 @@ fn greeting(base_url: &str, key: Option<&str>, json: bool) -> String {
 
 and run reelq with {key_advice}. Or by hand:
 
-    curl {base_url}/v1/videos -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' \
+    curl {base_url}/v1/videos -H "Authorization: Bearer {token}" -H 'Content-Type: application/json' \
       -d '{{"model": "{MODEL}", "prompt": "A calm product video", "image_url": "https://example.com/source.jpg", "duration": 6, "size": "720p"}}'
 
 What was accepted so far: {base_url}/_bill

@@ -40,9 +40,16 @@ pub struct Args {
     /// Only the jobs of this batch
     #[arg(long, value_name = "BATCH")]
     batch: Option<String>,
-    /// Give up after this long, such as 90s or 2h
-    #[arg(long, value_name = "TIME", value_parser = format::parse_span)]
+    /// Give up after this long, such as 90s or 2h; a bare number counts seconds
+    #[arg(long, value_name = "TIME", value_parser = parse_timeout)]
     timeout: Option<Duration>,
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => format::parse_span(text),
+    }
 }
 
 /// Runs `reelq wait`.
@@ -166,4 +173,22 @@ async fn why_held(store: &Store) -> Result<Option<String>, Failure> {
     }
     let gates = store.gates().await?;
     Ok(gates.into_iter().next().map(|row| Held::from(row).words()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_number_counts_seconds() {
+        for (text, seconds) in [
+            ("90", Some(90)),
+            ("2m", Some(120)),
+            ("-1", None),
+            ("", None),
+        ] {
+            let parsed = parse_timeout(text).ok();
+            assert_eq!(parsed, seconds.map(Duration::from_secs), "{text:?}");
+        }
+    }
 }

@@ -552,9 +552,12 @@ fn listen(folder: &Path, text: &str) -> Option<Listen> {
     (path.as_os_str().len() <= MAX_SOCKET_PATH).then_some(Listen::Unix(path))
 }
 
-/// With exactly one `/` at the end of its path.
+/// With exactly one `/` at the end of its path, and without the `/v1` that SDKs want there:
+/// asked for below `/v1/v1`, every job would be refused.
 fn as_folder(mut url: Url) -> Url {
-    let path = format!("{}/", url.path().trim_end_matches('/'));
+    let path = url.path().trim_end_matches('/');
+    let path = path.strip_suffix("/v1").unwrap_or(path);
+    let path = format!("{}/", path.trim_end_matches('/'));
     url.set_path(&path);
     url
 }
@@ -613,10 +616,6 @@ impl Settings {
         warn(
             is_exposed(base_url),
             "provider.base_url is plain http: the key and the prompts can be read on the way",
-        );
-        warn(
-            base_url.path().ends_with("/v1/"),
-            "provider.base_url ends in /v1, and reelq adds /v1/videos to it",
         );
         warn(
             self.submit.on_unconfirmed == OnUnconfirmed::Resubmit,

@@ -420,7 +420,11 @@ fn located(text: &str, error: &str) -> String {
         .next()
         .and_then(|first| first.strip_prefix("TOML parse error at "));
     if let Some(place) = place {
-        return format!("{place}: {what}");
+        let line = place
+            .strip_prefix("line ")
+            .and_then(|rest| rest.split(',').next());
+        let key = line.and_then(|line| key_at(text, line.parse().ok()?));
+        return format!("{place}: {}{what}", named(key));
     }
     // A number beyond 64 bits comes without its line: it is the last of the
     // fewest lines that fail in the same way.
@@ -432,7 +436,34 @@ fn located(text: &str, error: &str) -> String {
         let again = FileFormat::Toml.parse(None, &text[..end]).err()?;
         (again.to_string() == error).then_some(above + 1)
     });
-    line.map_or_else(|| what.to_owned(), |line| format!("line {line}: {what}"))
+    line.map_or_else(
+        || what.to_owned(),
+        |line| format!("line {line}: {}{what}", named(key_at(text, line))),
+    )
+}
+
+fn named(key: Option<String>) -> String {
+    key.map_or_else(String::new, |key| format!("{key}: "))
+}
+
+/// The dotted name of the key that a line sets, counted from 1. What stands after `=` is not
+/// looked at: it may be a secret.
+fn key_at(text: &str, line: usize) -> Option<String> {
+    let bare = |name: &str| {
+        let name = name.trim().replace('"', "");
+        let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        (!name.is_empty() && name.chars().all(fits)).then_some(name)
+    };
+    let (name, _) = text.lines().nth(line.checked_sub(1)?)?.split_once('=')?;
+    let section = text.lines().take(line).filter_map(|line| {
+        let inner = line.trim().strip_prefix('[')?.split(']').next()?;
+        bare(inner)
+    });
+    let name = bare(name)?;
+    Some(match section.last() {
+        Some(section) => format!("{section}.{name}"),
+        None => name,
+    })
 }
 
 /// An empty table counts as a value, so that no name in the file goes unseen.

@@ -175,6 +175,11 @@ fn checked(bytes: &[u8]) -> Result<SecretString, &'static str> {
     if text.len() > MAX_SECRET {
         return Err("is longer than 4096 bytes");
     }
+    if let [first @ (b'"' | b'\''), .., last] = text
+        && first == last
+    {
+        return Err("stands in quotes; allowed is the secret alone");
+    }
     match std::str::from_utf8(text) {
         Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Ok(SecretString::from(text.to_owned()))
@@ -199,6 +204,8 @@ mod tests {
             (b"", false),
             (b"\n", false),
             (b"sk-1\n\n", false),
+            (b"\"sk-1\"", false),
+            (b"'sk-1'", false),
             (b" sk-1", false),
             (b"sk-1 ", false),
             (b"sk\t1", false),
