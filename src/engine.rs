@@ -280,14 +280,19 @@ impl Engine {
     }
 
     /// Removes what was downloaded for jobs that ended without a video, but not
-    /// what a retry goes on from.
+    /// what a retry goes on from: a download that a `cancel` did not stop in time
+    /// has left a whole video, which keeps its path.
     async fn clean_up(&mut self) -> Result<(), EngineError> {
         for (id, target) in self.store.leftovers().await? {
             if self.fetching.contains_key(&id) {
                 continue;
             }
             match self.places.sink.discard(Path::new(&target)).await {
-                Ok(()) => self.store.release_target(id).await?,
+                Ok(true) => {
+                    self.store.keep_target(id).await?;
+                    tracing::info!(job = id, path = target, "its video is on disk all the same");
+                }
+                Ok(false) => self.store.release_target(id).await?,
                 Err(error) => tracing::debug!(job = id, %error, "a partial file stays for now"),
             }
         }

@@ -1,6 +1,7 @@
 //! The engine with the real store, one short story a rule. The provider is
 //! whoever writes the test.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -19,7 +20,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 
-use crate::rig::folder;
+use crate::film::{Layout, film};
+use crate::rig::{folder, put};
 use crate::world::{
     DAY, ENDPOINT, HOUR, MINUTE, NEW_YEAR, SECOND, answer, lost, raw_answer, saved_file,
 };
@@ -176,6 +178,19 @@ impl Desk {
             .await
             .unwrap();
         assert!(matches!(edited[0], Edited::Changed(_)), "{edited:?}");
+    }
+
+    fn videos(&self) -> PathBuf {
+        self.folder.path().join("videos")
+    }
+
+    /// A whole video, as a download leaves it.
+    fn put_film(&self, target: &str) {
+        std::fs::create_dir_all(self.videos()).unwrap();
+        put(
+            target.as_ref(),
+            &film(Layout::MoovFirst, "a boat", 6, 4_096),
+        );
     }
 
     async fn sql(&mut self, sql: &str) {
@@ -963,6 +978,49 @@ async fn what_a_failed_job_has_of_its_video_is_there_for_the_retry() {
     desk.engine.refresh(desk.now).await.unwrap();
     assert!(!std::fs::exists(&part).unwrap());
     assert_eq!(desk.job(id).await.target, None);
+}
+
+/// A job that was cancelled while its video came in: the file is there all the same.
+async fn cancelled_too_late(desk: &mut Desk) -> Job {
+    let id = desk.generate().await;
+    let polled = desk.poll().await;
+    desk.settle(vec![completed(polled)]).await;
+    let job = fetches(desk).await.remove(0);
+    desk.order(id, Event::Cancelled).await;
+    desk.engine.refresh(desk.now).await.unwrap();
+    let target = job.target.clone().unwrap();
+    desk.put_film(&target);
+    let (file, note) = (saved_file(), None);
+    let saved = Fetched::Saved { file, note };
+    desk.settle(vec![Report::Fetched(Box::new(job), saved)])
+        .await;
+    let job = desk.job(id).await;
+    assert_eq!(job.state, State::Cancelled);
+    assert_eq!(job.target, Some(target));
+    job
+}
+
+#[tokio::test]
+async fn a_video_that_a_cancel_came_too_late_for_is_not_forgotten() {
+    let mut desk = Desk::new(limits()).await;
+    let job = cancelled_too_late(&mut desk).await;
+    let target = job.target.unwrap();
+    let note = job.note.unwrap();
+    assert!(note.contains(&target) && note.contains("retry"), "{note}");
+    let leftovers = desk.store.leftovers().await.unwrap();
+    assert!(leftovers.is_empty(), "looked at for ever: {leftovers:?}");
+    desk.crash().await;
+    assert_eq!(desk.job(job.id).await.target.as_ref(), Some(&target));
+
+    desk.order(job.id, Event::Retried).await;
+    desk.engine.refresh(desk.now).await.unwrap();
+    let polled = desk.poll().await;
+    desk.settle(vec![completed(polled)]).await;
+    let job = fetches(&mut desk).await.remove(0);
+    assert_eq!(job.target.as_ref(), Some(&target));
+    let sink = Sink::new(desk.videos()).unwrap();
+    let there = sink.already_there(target.as_ref()).await;
+    assert_eq!(there.unwrap().unwrap().0.path, target);
 }
 
 #[tokio::test]
