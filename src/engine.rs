@@ -554,6 +554,12 @@ impl Engine {
                     Some(target) => Some(target.clone()),
                     None => self.target_of(job, now).await?,
                 },
+                Report::Polled(
+                    job,
+                    PollVerdict::Failed { .. }
+                    | PollVerdict::Expired { .. }
+                    | PollVerdict::NotFound { .. },
+                ) => self.saved_before(job).await,
                 Report::Fetched(job, Fetched::Displaced { .. }) => self.target_of(job, now).await?,
                 _ => None,
             };
@@ -654,16 +660,19 @@ impl Engine {
         self.polling.remove(&job.id);
         let trial = self.poll_trial.take_if(|id| *id == job.id).is_some();
         self.stats.polled(&verdict);
-        let event = match verdict {
-            PollVerdict::Trouble(fault) => return self.poll_trouble(job, fault, now, trial),
-            PollVerdict::Running { progress } => Event::Running { progress },
-            PollVerdict::NotFound { message } => Event::TaskNotFound { message },
-            PollVerdict::Failed { message } => Event::TaskFailed { message },
-            PollVerdict::Expired { message } => Event::TaskExpired { message },
-            PollVerdict::Completed { urls } => match target {
-                Some(target) => Event::Completed { urls, target },
-                None => Event::Running { progress: None },
+        let event = match (verdict, target) {
+            (PollVerdict::Trouble(fault), _) => return self.poll_trouble(job, fault, now, trial),
+            (PollVerdict::Running { progress }, _) => Event::Running { progress },
+            (PollVerdict::Completed { urls }, Some(target)) => Event::Completed { urls, target },
+            (PollVerdict::Completed { .. }, None) => Event::Running { progress: None },
+            // The provider has forgotten what is on disk already.
+            (_, Some(target)) => Event::Completed {
+                urls: Vec::new(),
+                target,
             },
+            (PollVerdict::NotFound { message }, None) => Event::TaskNotFound { message },
+            (PollVerdict::Failed { message }, None) => Event::TaskFailed { message },
+            (PollVerdict::Expired { message }, None) => Event::TaskExpired { message },
         };
         self.poll_faults_in_row = 0;
         self.poll_answered = true;
@@ -735,6 +744,18 @@ impl Engine {
             Fetched::SyncFailed(_) => return,
         };
         self.judge(job, event, now);
+    }
+
+    /// The path of a video that was on disk before its job was cancelled and taken up again.
+    async fn saved_before(&self, job: &Job) -> Option<String> {
+        let target = job.target.as_deref()?;
+        match self.places.sink.is_finished(Path::new(target)).await {
+            Ok(finished) => finished.then(|| target.to_owned()),
+            Err(error) => {
+                tracing::warn!(job = job.id, %error, "its video cannot be looked for");
+                None
+            }
+        }
     }
 
     /// The path that a job's video gets: free on disk and reserved by no other

@@ -1024,6 +1024,20 @@ async fn a_video_that_a_cancel_came_too_late_for_is_not_forgotten() {
 }
 
 #[tokio::test]
+async fn a_video_on_disk_outlives_its_task() {
+    for end in [failed, expired, not_found] {
+        let mut desk = Desk::new(limits()).await;
+        let job = cancelled_too_late(&mut desk).await;
+        desk.order(job.id, Event::Retried).await;
+        desk.engine.refresh(desk.now).await.unwrap();
+        let polled = desk.poll().await;
+        desk.settle(vec![end(polled)]).await;
+        let fetched = fetches(&mut desk).await.remove(0);
+        assert_eq!(fetched.target, job.target);
+    }
+}
+
+#[tokio::test]
 async fn a_poll_that_taught_nothing_writes_nothing() {
     let mut desk = Desk::new(limits()).await;
     let id = desk.generate().await;
