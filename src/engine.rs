@@ -662,17 +662,20 @@ impl Engine {
         self.stats.polled(&verdict);
         let event = match (verdict, target) {
             (PollVerdict::Trouble(fault), _) => return self.poll_trouble(job, fault, now, trial),
-            (PollVerdict::Running { progress }, _) => Event::Running { progress },
-            (PollVerdict::Completed { urls }, Some(target)) => Event::Completed { urls, target },
-            (PollVerdict::Completed { .. }, None) => Event::Running { progress: None },
+            (PollVerdict::Running { progress }, _) => Some(Event::Running { progress }),
+            (PollVerdict::Completed { urls }, Some(target)) => {
+                Some(Event::Completed { urls, target })
+            }
+            // There is no place for it now. Nothing of that is the task's fault: no deadline counts.
+            (PollVerdict::Completed { .. }, None) => None,
             // The provider has forgotten what is on disk already.
-            (_, Some(target)) => Event::Completed {
+            (_, Some(target)) => Some(Event::Completed {
                 urls: Vec::new(),
                 target,
-            },
-            (PollVerdict::NotFound { message }, None) => Event::TaskNotFound { message },
-            (PollVerdict::Failed { message }, None) => Event::TaskFailed { message },
-            (PollVerdict::Expired { message }, None) => Event::TaskExpired { message },
+            }),
+            (PollVerdict::NotFound { message }, None) => Some(Event::TaskNotFound { message }),
+            (PollVerdict::Failed { message }, None) => Some(Event::TaskFailed { message }),
+            (PollVerdict::Expired { message }, None) => Some(Event::TaskExpired { message }),
         };
         self.poll_faults_in_row = 0;
         self.poll_answered = true;
@@ -681,7 +684,9 @@ impl Engine {
         }
         self.schedule
             .set(job.id, self.limits.policy.next_poll(job, now));
-        self.judge(job, event, now);
+        if let Some(event) = event {
+            self.judge(job, event, now);
+        }
     }
 
     /// A poll that taught nothing about its task: the job stays as it is, but for

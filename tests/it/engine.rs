@@ -980,6 +980,23 @@ async fn what_a_failed_job_has_of_its_video_is_there_for_the_retry() {
     assert_eq!(desk.job(id).await.target, None);
 }
 
+#[tokio::test]
+async fn a_finished_task_without_a_place_outlives_its_deadline() {
+    let mut desk = Desk::new(limits()).await;
+    let id = desk.generate().await;
+    put(&desk.videos(), b"where a folder should be");
+    desk.now = desk.job(id).await.give_up_at.unwrap();
+    for _ in 0..3 {
+        let polled = desk.next_poll().await;
+        desk.settle(vec![completed(polled)]).await;
+        assert_eq!(desk.job(id).await.state, State::Generating);
+    }
+    std::fs::remove_file(desk.videos()).unwrap();
+    let polled = desk.next_poll().await;
+    desk.settle(vec![completed(polled)]).await;
+    assert_eq!(desk.job(id).await.state, State::Downloading);
+}
+
 /// A job that was cancelled while its video came in: the file is there all the same.
 async fn cancelled_too_late(desk: &mut Desk) -> Job {
     let id = desk.generate().await;
