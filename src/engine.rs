@@ -28,6 +28,9 @@ pub const POSTS_ON_THE_WIRE: usize = 3;
 /// Polls on the wire at once.
 pub const POLLS_ON_THE_WIRE: usize = 64;
 
+/// Rows that one claim of polls looks at, about.
+const POLL_LOOKS: usize = 1_024;
+
 /// Videos that wait hold submissions back, for their links die; but only while
 /// downloads begin or end: for so long after the last one did.
 const BACKLOG_PATIENCE: Millis = 30_000;
@@ -369,39 +372,51 @@ impl Engine {
     }
 
     async fn claim_polls(&mut self, now: Millis) -> Result<(), EngineError> {
-        let free = match self.poll_gate.pass(now) {
+        let mut free = self.free_polls(now);
+        let mut portion = free;
+        let mut looks = 0;
+        // What is another endpoint's, or runs no more, takes no place from what is due behind it.
+        while free > 0 && looks < POLL_LOOKS {
+            let due = self.schedule.due(now, portion);
+            if due.is_empty() {
+                break;
+            }
+            looks += due.len();
+            portion = POLLS_ON_THE_WIRE;
+            let mut jobs = self.store.load(&due, State::Generating).await?;
+            for id in due {
+                let Some(at) = jobs.iter().position(|job| job.id == id) else {
+                    self.schedule.remove(id);
+                    continue;
+                };
+                let job = jobs.swap_remove(at);
+                if job.endpoint.as_deref() != Some(self.endpoint.as_str()) {
+                    // It belongs to another base URL or key, and is never asked for elsewhere.
+                    self.schedule
+                        .set_foreign(id, now + self.limits.policy.slow_interval);
+                } else if free > 0 {
+                    free -= 1;
+                    self.schedule.take(id);
+                    self.polling.insert(id);
+                    if self.poll_gate.closed().is_some() {
+                        self.poll_trial = Some(id);
+                    }
+                    self.unstarted.push(Act::Poll(Box::new(job)));
+                }
+            }
+            self.foreign = self.schedule.foreign();
+        }
+        Ok(())
+    }
+
+    /// How many polls may begin now.
+    fn free_polls(&self, now: Millis) -> usize {
+        match self.poll_gate.pass(now) {
             Pass::Open => POLLS_ON_THE_WIRE.saturating_sub(self.polling.len()),
             // A poll costs nothing: it is its own probe.
             Pass::Probe | Pass::Trial => usize::from(self.polling.is_empty()),
             Pass::Wait(_) => 0,
-        };
-        let due = self.schedule.due(now, free);
-        if due.is_empty() {
-            return Ok(());
         }
-        let jobs = self.store.load(&due, State::Generating).await?;
-        for id in &due {
-            if jobs.iter().any(|job| job.id == *id) {
-                self.schedule.take(*id);
-            } else {
-                self.schedule.remove(*id);
-            }
-        }
-        for job in jobs {
-            if job.endpoint.as_deref() == Some(self.endpoint.as_str()) {
-                self.polling.insert(job.id);
-                if self.poll_gate.closed().is_some() {
-                    self.poll_trial = Some(job.id);
-                }
-                self.unstarted.push(Act::Poll(Box::new(job)));
-            } else {
-                // It belongs to another base URL or key, and is never asked for elsewhere.
-                self.schedule
-                    .set_foreign(job.id, now + self.limits.policy.slow_interval);
-            }
-        }
-        self.foreign = self.schedule.foreign();
-        Ok(())
     }
 
     async fn claim_posts(
@@ -873,6 +888,8 @@ impl Engine {
         ];
         wakes.push(match self.poll_gate.pass(now) {
             Pass::Wait(until) => Some(until),
+            // The last claim did not come to it.
+            _ if self.free_polls(now) > 0 => self.schedule.next().map(|at| at.max(now + 1)),
             _ => self.schedule.next(),
         });
         if self.more_due {

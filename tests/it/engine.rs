@@ -912,6 +912,46 @@ async fn tasks_of_another_account_take_no_room_and_are_never_asked_for() {
     assert_eq!(desk.poll().await.id, old);
 }
 
+/// A desk with one task of its own, due behind many of another account; and its job.
+async fn behind_strangers(strangers: usize) -> (Desk, JobId) {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(strangers).await;
+    desk.sql(
+        "UPDATE jobs SET state = 'generating', version = version + 1, task_id = 't' || id, \
+         endpoint = 'elsewhere', submitted_at = 0",
+    )
+    .await;
+    let own = desk.generate().await;
+    (desk, own)
+}
+
+#[tokio::test]
+async fn tasks_of_another_account_keep_none_of_ours_waiting() {
+    // The second gives a claim more to look at than it does at once.
+    for strangers in [200, 2_000] {
+        for closed in [false, true] {
+            let (mut desk, own) = behind_strangers(strangers).await;
+            if closed {
+                let polled = desk.poll().await;
+                let refused = after_poll(polled, answer(401, &json!({})));
+                desk.settle(vec![refused]).await;
+            }
+            // All are due together, the strangers first.
+            desk.crash().await;
+            desk.now += MINUTE;
+            let due = desk.now;
+            let polled = loop {
+                if let Some(job) = desk.claim().await.into_iter().find_map(polled) {
+                    break job;
+                }
+                desk.now = desk.engine.next_wake(desk.now).await.unwrap().unwrap();
+                assert!(desk.now < due + SECOND, "closed: {closed}");
+            };
+            assert_eq!(polled.id, own);
+        }
+    }
+}
+
 // ---- Downloads ----
 
 #[tokio::test]
