@@ -130,6 +130,8 @@ struct Hold {
     message: String,
     since: Millis,
     until: Millis,
+    /// Something has changed: to be looked at again at once.
+    stale: bool,
 }
 
 /// The core of the daemon.
@@ -273,7 +275,7 @@ impl Engine {
     /// The store's.
     pub async fn refresh(&mut self, now: Millis) -> Result<(), EngineError> {
         self.paused = self.store.fact("paused").await?.is_some();
-        self.hold = None;
+        self.doubt_hold();
         for id in self.store.ids_in(State::Generating).await? {
             if !self.polling.contains(&id) && !self.schedule.contains(id) {
                 self.schedule.set(id, now);
@@ -315,7 +317,12 @@ impl Engine {
             *start += delta;
         }
         self.download_news += delta;
-        self.hold = None;
+        if let Some(hold) = &mut self.hold {
+            hold.since += delta;
+            hold.until += delta;
+        }
+        // It may be another day.
+        self.doubt_hold();
         Ok(())
     }
 
@@ -426,10 +433,13 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let now = around.now;
         self.more_due = false;
-        if self.hold.as_ref().is_some_and(|hold| now < hold.until) {
+        if self.paused {
+            // That is why, and nothing else.
+            self.hold = None;
             return Ok(());
         }
-        if self.paused || backlog {
+        let held = |hold: &Hold| !hold.stale && now < hold.until;
+        if backlog || self.hold.as_ref().is_some_and(held) {
             return Ok(());
         }
         if let Some(free) = around.free_space
@@ -443,6 +453,7 @@ impl Engine {
             self.hold_back("disk", message, now);
             return Ok(());
         }
+        self.hold.take_if(|hold| hold.name == "disk");
         let wire = match self.submit_gate.pass(now) {
             Pass::Open => POSTS_ON_THE_WIRE.saturating_sub(self.posting.len()),
             // What still hangs from before the closing must not keep it closed.
@@ -525,7 +536,12 @@ impl Engine {
     }
 
     fn hold_back(&mut self, name: &'static str, message: String, now: Millis) {
-        let since = match &self.hold {
+        let since = match &mut self.hold {
+            // As it was: other words about it would be a commit at each look.
+            Some(hold) if hold.name == name && now < hold.until => {
+                hold.stale = false;
+                return;
+            }
             Some(hold) if hold.name == name => hold.since,
             _ => {
                 tracing::warn!(reason = message.as_str(), "submitting waits");
@@ -537,6 +553,7 @@ impl Engine {
             message,
             since,
             until: now + HOLD_PAUSE,
+            stale: false,
         });
     }
 
@@ -609,7 +626,7 @@ impl Engine {
                 Event::Accepted { task_id, evidence }
             }
             PostVerdict::RefusedJob { evidence } => {
-                self.release_hold();
+                self.doubt_hold();
                 self.open_submit_gate(false);
                 Event::Refused { evidence }
             }
@@ -621,7 +638,7 @@ impl Engine {
                 if crowded {
                     self.window.crowded(self.tasks() as u32);
                 }
-                self.release_hold();
+                self.doubt_hold();
                 self.close_submit_gate(fault, now, trial);
                 Event::NotAccepted {
                     evidence,
@@ -646,10 +663,11 @@ impl Engine {
         self.schedule.own() + judged.count() + ahead.count()
     }
 
-    /// What was reserved for a POST is free again: a cap may have room.
-    fn release_hold(&mut self) {
-        if self.hold.as_ref().is_some_and(|hold| hold.name == "budget") {
-            self.hold = None;
+    /// What holds submitting back may have ended: another process has committed, or
+    /// what was reserved for a POST is free again.
+    fn doubt_hold(&mut self) {
+        if let Some(hold) = &mut self.hold {
+            hold.stale = true;
         }
     }
 
@@ -917,8 +935,8 @@ impl Engine {
             return Ok(false);
         }
         let moving = self.store.moving(&self.endpoint).await?;
-        let waits_for_person =
-            self.paused || self.hold.as_ref().is_some_and(|hold| hold.name == "budget");
+        let capped = |hold: &Hold| hold.name == "budget" && !hold.stale;
+        let waits_for_person = self.paused || self.hold.as_ref().is_some_and(capped);
         Ok(!moving.under_way && (!moving.pending || waits_for_person))
     }
 

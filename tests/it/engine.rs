@@ -180,6 +180,14 @@ impl Desk {
         assert!(matches!(edited[0], Edited::Changed(_)), "{edited:?}");
     }
 
+    /// Changes with each commit of the engine.
+    async fn commits(&mut self) -> i64 {
+        sqlx::query_scalar("PRAGMA data_version")
+            .fetch_one(&mut self.raw)
+            .await
+            .unwrap()
+    }
+
     fn videos(&self) -> PathBuf {
         self.folder.path().join("videos")
     }
@@ -666,6 +674,34 @@ async fn a_cap_that_has_room_again_is_no_end() {
 }
 
 #[tokio::test]
+async fn a_cap_that_still_holds_is_said_once() {
+    let mut desk = Desk::new(limits()).await;
+    desk.limits.budget.max_jobs_per_day = Some(1);
+    desk.crash().await;
+    desk.add(2).await;
+    let job = desk.posts().await.remove(0);
+    desk.settle(vec![accepted(job)]).await;
+    let since = desk.now;
+    let (seen, gates) = (desk.commits().await, desk.store.gates().await.unwrap());
+    assert_eq!((gates[0].name.as_str(), gates[0].since), ("budget", since));
+    for _ in 0..20 {
+        // Another process has committed.
+        desk.now += LOOK;
+        desk.engine.refresh(desk.now).await.unwrap();
+        assert!(desk.posts().await.is_empty());
+    }
+    assert_eq!(desk.commits().await, seen, "written again");
+    // By the new clock it is as long ago as it was.
+    desk.now += HOUR;
+    desk.engine.clock_jumped(HOUR).await.unwrap();
+    assert!(desk.posts().await.is_empty());
+    let gates = desk.store.gates().await.unwrap();
+    assert_eq!(gates[0].since, since + HOUR);
+    desk.now += DAY;
+    assert_eq!(desk.posts().await.len(), 1, "a new day");
+}
+
+#[tokio::test]
 async fn a_batch_s_cap_holds_back_its_own_jobs_and_no_others() {
     for price in [Some(cents(10)), None] {
         let mut desk = Desk::new(limits()).await;
@@ -1101,18 +1137,7 @@ async fn a_poll_that_taught_nothing_writes_nothing() {
     let polled = desk.poll().await;
     desk.settle(vec![running(polled, 10)]).await;
     let before = desk.job(id).await.version;
-    let mut watch = SqliteConnectOptions::new()
-        .filename(desk.store.path())
-        .connect()
-        .await
-        .unwrap();
-    let mut commits = async || -> i64 {
-        sqlx::query_scalar("PRAGMA data_version")
-            .fetch_one(&mut watch)
-            .await
-            .unwrap()
-    };
-    let seen = commits().await;
+    let seen = desk.commits().await;
     for _ in 0..3 {
         let polled = desk.poll().await;
         desk.settle(vec![running(polled, 10)]).await;
@@ -1120,7 +1145,7 @@ async fn a_poll_that_taught_nothing_writes_nothing() {
         desk.settle(vec![after_poll(polled, answer(500, &json!({})))])
             .await;
     }
-    assert_eq!(commits().await, seen, "something was written");
+    assert_eq!(desk.commits().await, seen, "something was written");
     assert_eq!(desk.job(id).await.version, before);
 }
 
