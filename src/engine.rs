@@ -39,7 +39,7 @@ const BACKLOG_PATIENCE: Millis = 30_000;
 const POLL_FAULTS: u32 = 5;
 
 /// Polls of one task that fail in a row, while others are answered, until its
-/// deadline counts although it was not heard: a quarter of an hour, about.
+/// deadline counts although it was not heard: twenty minutes, about.
 const LONE_FAULTS: u32 = 20;
 
 /// The longest pause in polling: a finished video's link dies within minutes.
@@ -728,8 +728,10 @@ impl Engine {
         self.poll_faults_in_row += 1;
         let faults = self.schedule.fault(job.id);
         let policy = &self.limits.policy;
-        let pause = step::backoff(job.id, faults, policy.interval).max(policy.interval);
-        self.schedule.set_faulty(job.id, now + pause, faults);
+        let pause = step::backoff(job.id, faults, policy.interval);
+        // Not sooner than without the fault.
+        let at = policy.next_poll(job, now).max(now + pause);
+        self.schedule.set_faulty(job.id, at, faults);
         tracing::debug!(
             job = job.id,
             reason = fault.message.as_str(),

@@ -329,12 +329,20 @@ async fn a_task_is_asked_in_its_turn_and_more_slowly_when_it_is_old() {
 async fn a_poll_that_taught_nothing_brings_the_next_one_no_nearer() {
     let mut desk = Desk::new(limits()).await;
     desk.generate().await;
+    let policy = desk.limits.policy.clone();
     let mut last = desk.now;
-    for _ in 0..12 {
+    for interval in [policy.interval, policy.slow_interval] {
+        for _ in 0..12 {
+            let polled = desk.next_poll().await;
+            assert!(desk.now - last >= interval);
+            last = desk.now;
+            desk.settle(vec![after_poll(polled, lost("broken"))]).await;
+        }
+        // It has become old; an answer makes an end of the faults.
+        desk.now += policy.slow_after;
         let polled = desk.next_poll().await;
-        assert!(desk.now - last >= desk.limits.policy.interval);
         last = desk.now;
-        desk.settle(vec![after_poll(polled, lost("broken"))]).await;
+        desk.settle(vec![running(polled, 10)]).await;
     }
 }
 
