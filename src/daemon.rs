@@ -328,7 +328,9 @@ impl Daemon {
         }
         let mut deadline = None;
         let mut failed: Option<EngineError> = None;
+        let mut keeper = Keeper::new(&self.store);
         loop {
+            keeper.tick();
             let answers = std::mem::take(&mut reports);
             let waits = match &failed {
                 // Nothing more is written, but the log keeps what would be hard to find again.

@@ -16,8 +16,9 @@ use reelq::store::{Open, Store};
 use reelq::verdict::{Fetched, PollVerdict, PostVerdict};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use sqlx::Connection;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixDatagram};
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::film::{Layout, film};
 use crate::provider::{End, Kind, Script, film_answer, json, status};
@@ -169,6 +170,32 @@ async fn a_stop_waits_for_a_post() {
     );
     rig.run_until_idle().await;
     check_all_done(&rig).await;
+}
+
+/// The service manager hears that a daemon is alive that waits for an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_waits_feeds_the_watchdog() {
+    let mut rig = Rig::new();
+    rig.add(vec![held("one")]).await;
+    let path = rig.dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    rig.set_system("NOTIFY_SOCKET", path.to_str().unwrap());
+    rig.set_system("WATCHDOG_USEC", "300000");
+    let daemon = rig.start();
+    until_post(&rig).await;
+    daemon.signal(Signal::TERM);
+    let mut stopping = false;
+    let mut fed = 0;
+    let mut words = [0; 256];
+    while fed < 3 {
+        let heard = timeout(LIMIT, socket.recv(&mut words)).await;
+        let length = heard.expect("no word to the service manager").unwrap();
+        let words = str::from_utf8(&words[..length]).unwrap();
+        stopping |= words.contains("STOPPING=1");
+        fed += u32::from(stopping && words.contains("WATCHDOG=1"));
+    }
+    rig.provider.release("one");
+    assert_eq!(daemon.ended().await.code(), Some(0));
 }
 
 /// A second signal does not wait: the POST's end is then unknown, and stays so.
