@@ -32,7 +32,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 /// How long a stop goes on trying to commit answers that are already here.
 const LAST_COMMITS: Duration = Duration::from_secs(20);
 
-/// How long a second look at the queue takes at most, in milliseconds.
+/// The longest sleep between two looks at the queue, in milliseconds.
 const LONGEST_SLEEP: Millis = 30_000;
 
 /// The signal of a file at its size limit, the same number on every Linux but MIPS.
@@ -80,7 +80,8 @@ pub struct Daemon {
     pub timezone: TimeZone,
     /// End when nothing is left that could move.
     pub until_idle: bool,
-    /// Stops the loop, like a signal; notified twice, without waiting.
+    /// Stops the loop, like a signal. Notified again after the first was heard, it waits for no
+    /// POST; before that the two count as one.
     pub stop: Arc<Notify>,
 }
 
