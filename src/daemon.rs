@@ -32,7 +32,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 /// How long a stop goes on trying to commit answers that are already here.
 const LAST_COMMITS: Duration = Duration::from_secs(20);
 
-/// How long a second look at the queue takes at most, in milliseconds.
+/// The longest sleep between two looks at the queue, in milliseconds.
 const LONGEST_SLEEP: Millis = 30_000;
 
 /// The signal of a file at its size limit, the same number on every Linux but MIPS.
@@ -80,7 +80,8 @@ pub struct Daemon {
     pub timezone: TimeZone,
     /// End when nothing is left that could move.
     pub until_idle: bool,
-    /// Stops the loop, like a signal; notified twice, without waiting.
+    /// Stops the loop, like a signal. Notified again after the first was heard, it waits for no
+    /// POST; before that the two count as one.
     pub stop: Arc<Notify>,
 }
 
@@ -110,6 +111,9 @@ impl Signals {
     }
 }
 
+/// How an act ended.
+type Ended = Result<Report, JoinError>;
+
 /// The acts under way. POSTs apart: a stop waits for them and for nothing else.
 #[derive(Default)]
 struct Workers {
@@ -118,28 +122,30 @@ struct Workers {
 }
 
 impl Workers {
-    /// The next report, and every other that is ready with it. A worker that
-    /// broke off is told of beside them: what the others brought must be kept.
-    async fn next(&mut self) -> (Vec<Report>, Option<JoinError>) {
-        let first = tokio::select! {
+    async fn next(&mut self) -> Ended {
+        tokio::select! {
             Some(ended) = self.posts.join_next() => ended,
             Some(ended) = self.others.join_next() => ended,
             else => std::future::pending().await,
-        };
+        }
+    }
+
+    /// Every report that is ready, after a first one. A worker that broke off is
+    /// told of beside them: what the others brought must be kept.
+    fn ready(&mut self, first: Option<Ended>) -> (Vec<Report>, Option<JoinError>) {
         let mut reports = Vec::new();
         let mut broken = None;
-        let mut next = Some(first);
-        while let Some(ended) = next {
-            match ended {
-                Ok(report) => reports.push(report),
-                Err(error) => broken = Some(error),
-            }
-            next = self
-                .posts
-                .try_join_next()
+        let mut next = first;
+        loop {
+            next = next
+                .or_else(|| self.posts.try_join_next())
                 .or_else(|| self.others.try_join_next());
+            match next.take() {
+                Some(Ok(report)) => reports.push(report),
+                Some(Err(error)) => broken = Some(error),
+                None => return (reports, broken),
+            }
         }
-        (reports, broken)
     }
 }
 
@@ -181,67 +187,82 @@ impl Daemon {
         let mut jumps = JumpWatch::new(&self.clock);
         let mut keeper = Keeper::new(&self.store);
         let mut seen = None;
+        let mut changed = false;
         let mut wake_at = 0;
         let mut trouble = Trouble::default();
 
         loop {
-            let mut reports = Vec::new();
-            let mut broken = None;
-            let mut look = false;
+            let mut first = None;
+            let mut look = true;
             tokio::select! {
+                // A signal stops new work at once, whatever else is ready. The tick keeps nothing
+                // waiting: it comes once a period, and what is ready then is taken with it.
+                biased;
                 () = signals.next(&self.stop) => return Ok(Ending::Stopped),
-                ready = workers.next() => {
-                    (reports, broken) = ready;
-                    look = true;
-                }
                 _ = tick.tick() => {
                     keeper.tick();
                     if trouble.is_waiting() {
                         continue;
                     }
                     match self.store.data_version().await {
-                        Ok(version) if seen != Some(version) => {
-                            match self.engine.refresh(self.clock.now()).await {
-                                Ok(()) => seen = Some(version),
-                                Err(error) => trouble.met(error)?,
-                            }
-                            look = true;
+                        Ok(version) => {
+                            changed |= seen != Some(version);
+                            seen = Some(version);
                         }
-                        Ok(_) => {}
                         Err(error) => trouble.met(error.into())?,
                     }
-                    look |= self.clock.now() >= wake_at
+                    look = changed
+                        || self.clock.now() >= wake_at
                         || jumps.jump(&self.clock).is_some()
                         || trouble.is_over();
                 }
+                ended = workers.next() => first = Some(ended),
             }
-            if !look {
+            let (reports, broken) = workers.ready(first);
+            if !look && reports.is_empty() && broken.is_none() {
                 continue;
             }
-            match self.turn(reports, &mut jumps, workers).await {
+            let turned = self.turn(reports, &mut changed, &mut jumps, workers).await;
+            let idle = match turned {
                 Ok(next) => {
-                    trouble.clear();
                     wake_at = next;
+                    self.is_done(workers).await
                 }
-                Err(error) => trouble.met(error)?,
-            }
+                Err(error) => Err(error),
+            };
+            let idle = match idle {
+                Ok(idle) => {
+                    trouble.clear();
+                    idle
+                }
+                Err(error) => {
+                    trouble.met(error)?;
+                    false
+                }
+            };
             if let Some(error) = broken {
                 return Err(error.into());
             }
-            if self.until_idle && workers.posts.is_empty() && workers.others.is_empty() {
-                match self.engine.is_idle().await {
-                    Ok(true) => return Ok(Ending::Idle),
-                    Ok(false) => {}
-                    Err(error) => trouble.met(error)?,
-                }
+            if idle {
+                return Ok(Ending::Idle);
             }
         }
     }
 
-    /// Commits what came back, claims what is due, and starts it.
+    /// Whether that was all that was asked for.
+    async fn is_done(&self, workers: &Workers) -> Result<bool, EngineError> {
+        Ok(self.until_idle
+            && workers.posts.is_empty()
+            && workers.others.is_empty()
+            && self.engine.is_idle().await?)
+    }
+
+    /// Commits what came back, looks at what others have committed, claims what is
+    /// due, and starts it.
     async fn turn(
         &mut self,
         reports: Vec<Report>,
+        changed: &mut bool,
         jumps: &mut JumpWatch,
         workers: &mut Workers,
     ) -> Result<Millis, EngineError> {
@@ -257,6 +278,10 @@ impl Daemon {
         }
         let now = self.clock.now();
         self.engine.settle(Vec::new(), now).await?;
+        if *changed {
+            self.engine.refresh(now).await?;
+            *changed = false;
+        }
         let around = Surroundings {
             now,
             day_start: places::day_start(now, &self.timezone),
@@ -328,7 +353,9 @@ impl Daemon {
         }
         let mut deadline = None;
         let mut failed: Option<EngineError> = None;
+        let mut keeper = Keeper::new(&self.store);
         loop {
+            keeper.tick();
             let answers = std::mem::take(&mut reports);
             let waits = match &failed {
                 // Nothing more is written, but the log keeps what would be hard to find again.

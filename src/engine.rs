@@ -5,11 +5,11 @@
 //! reads no clock: the daemon acts on its [`Act`]s and brings back [`Report`]s,
 //! and so does a simulation.
 
+mod show;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use serde_json::json;
 
 use crate::budget::{Budget, Scope};
 use crate::gate::{Cause, Fault, Gate, Pass, Window};
@@ -28,6 +28,9 @@ pub const POSTS_ON_THE_WIRE: usize = 3;
 /// Polls on the wire at once.
 pub const POLLS_ON_THE_WIRE: usize = 64;
 
+/// Rows that one claim of polls looks at, about.
+const POLL_LOOKS: usize = 1_024;
+
 /// Videos that wait hold submissions back, for their links die; but only while
 /// downloads begin or end: for so long after the last one did.
 const BACKLOG_PATIENCE: Millis = 30_000;
@@ -36,7 +39,7 @@ const BACKLOG_PATIENCE: Millis = 30_000;
 const POLL_FAULTS: u32 = 5;
 
 /// Polls of one task that fail in a row, while others are answered, until its
-/// deadline counts although it was not heard: a quarter of an hour, about.
+/// deadline counts although it was not heard: twenty minutes, about.
 const LONE_FAULTS: u32 = 20;
 
 /// The longest pause in polling: a finished video's link dies within minutes.
@@ -127,6 +130,8 @@ struct Hold {
     message: String,
     since: Millis,
     until: Millis,
+    /// Something has changed: to be looked at again at once.
+    stale: bool,
 }
 
 /// The core of the daemon.
@@ -270,7 +275,7 @@ impl Engine {
     /// The store's.
     pub async fn refresh(&mut self, now: Millis) -> Result<(), EngineError> {
         self.paused = self.store.fact("paused").await?.is_some();
-        self.hold = None;
+        self.doubt_hold();
         for id in self.store.ids_in(State::Generating).await? {
             if !self.polling.contains(&id) && !self.schedule.contains(id) {
                 self.schedule.set(id, now);
@@ -280,14 +285,19 @@ impl Engine {
     }
 
     /// Removes what was downloaded for jobs that ended without a video, but not
-    /// what a retry goes on from.
+    /// what a retry goes on from: a download that a `cancel` did not stop in time
+    /// has left a whole video, which keeps its path.
     async fn clean_up(&mut self) -> Result<(), EngineError> {
         for (id, target) in self.store.leftovers().await? {
             if self.fetching.contains_key(&id) {
                 continue;
             }
             match self.places.sink.discard(Path::new(&target)).await {
-                Ok(()) => self.store.release_target(id).await?,
+                Ok(true) => {
+                    self.store.keep_target(id).await?;
+                    tracing::info!(job = id, path = target, "its video is on disk all the same");
+                }
+                Ok(false) => self.store.release_target(id).await?,
                 Err(error) => tracing::debug!(job = id, %error, "a partial file stays for now"),
             }
         }
@@ -307,7 +317,12 @@ impl Engine {
             *start += delta;
         }
         self.download_news += delta;
-        self.hold = None;
+        if let Some(hold) = &mut self.hold {
+            hold.since += delta;
+            hold.until += delta;
+        }
+        // It may be another day.
+        self.doubt_hold();
         Ok(())
     }
 
@@ -364,39 +379,51 @@ impl Engine {
     }
 
     async fn claim_polls(&mut self, now: Millis) -> Result<(), EngineError> {
-        let free = match self.poll_gate.pass(now) {
+        let mut free = self.free_polls(now);
+        let mut portion = free;
+        let mut looks = 0;
+        // What is another endpoint's, or runs no more, takes no place from what is due behind it.
+        while free > 0 && looks < POLL_LOOKS {
+            let due = self.schedule.due(now, portion);
+            if due.is_empty() {
+                break;
+            }
+            looks += due.len();
+            portion = POLLS_ON_THE_WIRE;
+            let mut jobs = self.store.load(&due, State::Generating).await?;
+            for id in due {
+                let Some(at) = jobs.iter().position(|job| job.id == id) else {
+                    self.schedule.remove(id);
+                    continue;
+                };
+                let job = jobs.swap_remove(at);
+                if job.endpoint.as_deref() != Some(self.endpoint.as_str()) {
+                    // It belongs to another base URL or key, and is never asked for elsewhere.
+                    self.schedule
+                        .set_foreign(id, now + self.limits.policy.slow_interval);
+                } else if free > 0 {
+                    free -= 1;
+                    self.schedule.take(id);
+                    self.polling.insert(id);
+                    if self.poll_gate.closed().is_some() {
+                        self.poll_trial = Some(id);
+                    }
+                    self.unstarted.push(Act::Poll(Box::new(job)));
+                }
+            }
+            self.foreign = self.schedule.foreign();
+        }
+        Ok(())
+    }
+
+    /// How many polls may begin now.
+    fn free_polls(&self, now: Millis) -> usize {
+        match self.poll_gate.pass(now) {
             Pass::Open => POLLS_ON_THE_WIRE.saturating_sub(self.polling.len()),
             // A poll costs nothing: it is its own probe.
             Pass::Probe | Pass::Trial => usize::from(self.polling.is_empty()),
             Pass::Wait(_) => 0,
-        };
-        let due = self.schedule.due(now, free);
-        if due.is_empty() {
-            return Ok(());
         }
-        let jobs = self.store.load(&due, State::Generating).await?;
-        for id in &due {
-            if jobs.iter().any(|job| job.id == *id) {
-                self.schedule.take(*id);
-            } else {
-                self.schedule.remove(*id);
-            }
-        }
-        for job in jobs {
-            if job.endpoint.as_deref() == Some(self.endpoint.as_str()) {
-                self.polling.insert(job.id);
-                if self.poll_gate.closed().is_some() {
-                    self.poll_trial = Some(job.id);
-                }
-                self.unstarted.push(Act::Poll(Box::new(job)));
-            } else {
-                // It belongs to another base URL or key, and is never asked for elsewhere.
-                self.schedule
-                    .set_foreign(job.id, now + self.limits.policy.slow_interval);
-            }
-        }
-        self.foreign = self.schedule.foreign();
-        Ok(())
     }
 
     async fn claim_posts(
@@ -406,10 +433,13 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let now = around.now;
         self.more_due = false;
-        if self.hold.as_ref().is_some_and(|hold| now < hold.until) {
+        if self.paused {
+            // That is why, and nothing else.
+            self.hold = None;
             return Ok(());
         }
-        if self.paused || backlog {
+        let held = |hold: &Hold| !hold.stale && now < hold.until;
+        if backlog || self.hold.as_ref().is_some_and(held) {
             return Ok(());
         }
         if let Some(free) = around.free_space
@@ -423,6 +453,7 @@ impl Engine {
             self.hold_back("disk", message, now);
             return Ok(());
         }
+        self.hold.take_if(|hold| hold.name == "disk");
         let wire = match self.submit_gate.pass(now) {
             Pass::Open => POSTS_ON_THE_WIRE.saturating_sub(self.posting.len()),
             // What still hangs from before the closing must not keep it closed.
@@ -505,7 +536,12 @@ impl Engine {
     }
 
     fn hold_back(&mut self, name: &'static str, message: String, now: Millis) {
-        let since = match &self.hold {
+        let since = match &mut self.hold {
+            // As it was: other words about it would be a commit at each look.
+            Some(hold) if hold.name == name && now < hold.until => {
+                hold.stale = false;
+                return;
+            }
             Some(hold) if hold.name == name => hold.since,
             _ => {
                 tracing::warn!(reason = message.as_str(), "submitting waits");
@@ -517,6 +553,7 @@ impl Engine {
             message,
             since,
             until: now + HOLD_PAUSE,
+            stale: false,
         });
     }
 
@@ -549,6 +586,12 @@ impl Engine {
                     Some(target) => Some(target.clone()),
                     None => self.target_of(job, now).await?,
                 },
+                Report::Polled(
+                    job,
+                    PollVerdict::Failed { .. }
+                    | PollVerdict::Expired { .. }
+                    | PollVerdict::NotFound { .. },
+                ) => self.saved_before(job).await,
                 Report::Fetched(job, Fetched::Displaced { .. }) => self.target_of(job, now).await?,
                 _ => None,
             };
@@ -583,7 +626,7 @@ impl Engine {
                 Event::Accepted { task_id, evidence }
             }
             PostVerdict::RefusedJob { evidence } => {
-                self.release_hold();
+                self.doubt_hold();
                 self.open_submit_gate(false);
                 Event::Refused { evidence }
             }
@@ -595,7 +638,7 @@ impl Engine {
                 if crowded {
                     self.window.crowded(self.tasks() as u32);
                 }
-                self.release_hold();
+                self.doubt_hold();
                 self.close_submit_gate(fault, now, trial);
                 Event::NotAccepted {
                     evidence,
@@ -620,10 +663,11 @@ impl Engine {
         self.schedule.own() + judged.count() + ahead.count()
     }
 
-    /// What was reserved for a POST is free again: a cap may have room.
-    fn release_hold(&mut self) {
-        if self.hold.as_ref().is_some_and(|hold| hold.name == "budget") {
-            self.hold = None;
+    /// What holds submitting back may have ended: another process has committed, or
+    /// what was reserved for a POST is free again.
+    fn doubt_hold(&mut self) {
+        if let Some(hold) = &mut self.hold {
+            hold.stale = true;
         }
     }
 
@@ -649,16 +693,22 @@ impl Engine {
         self.polling.remove(&job.id);
         let trial = self.poll_trial.take_if(|id| *id == job.id).is_some();
         self.stats.polled(&verdict);
-        let event = match verdict {
-            PollVerdict::Trouble(fault) => return self.poll_trouble(job, fault, now, trial),
-            PollVerdict::Running { progress } => Event::Running { progress },
-            PollVerdict::NotFound { message } => Event::TaskNotFound { message },
-            PollVerdict::Failed { message } => Event::TaskFailed { message },
-            PollVerdict::Expired { message } => Event::TaskExpired { message },
-            PollVerdict::Completed { urls } => match target {
-                Some(target) => Event::Completed { urls, target },
-                None => Event::Running { progress: None },
-            },
+        let event = match (verdict, target) {
+            (PollVerdict::Trouble(fault), _) => return self.poll_trouble(job, fault, now, trial),
+            (PollVerdict::Running { progress }, _) => Some(Event::Running { progress }),
+            (PollVerdict::Completed { urls }, Some(target)) => {
+                Some(Event::Completed { urls, target })
+            }
+            // There is no place for it now. Nothing of that is the task's fault: no deadline counts.
+            (PollVerdict::Completed { .. }, None) => None,
+            // The provider has forgotten what is on disk already.
+            (_, Some(target)) => Some(Event::Completed {
+                urls: Vec::new(),
+                target,
+            }),
+            (PollVerdict::NotFound { message }, None) => Some(Event::TaskNotFound { message }),
+            (PollVerdict::Failed { message }, None) => Some(Event::TaskFailed { message }),
+            (PollVerdict::Expired { message }, None) => Some(Event::TaskExpired { message }),
         };
         self.poll_faults_in_row = 0;
         self.poll_answered = true;
@@ -667,7 +717,9 @@ impl Engine {
         }
         self.schedule
             .set(job.id, self.limits.policy.next_poll(job, now));
-        self.judge(job, event, now);
+        if let Some(event) = event {
+            self.judge(job, event, now);
+        }
     }
 
     /// A poll that taught nothing about its task: the job stays as it is, but for
@@ -676,8 +728,10 @@ impl Engine {
         self.poll_faults_in_row += 1;
         let faults = self.schedule.fault(job.id);
         let policy = &self.limits.policy;
-        let pause = step::backoff(job.id, faults, policy.interval).max(policy.interval);
-        self.schedule.set_faulty(job.id, now + pause, faults);
+        let pause = step::backoff(job.id, faults, policy.interval);
+        // Not sooner than without the fault.
+        let at = policy.next_poll(job, now).max(now + pause);
+        self.schedule.set_faulty(job.id, at, faults);
         tracing::debug!(
             job = job.id,
             reason = fault.message.as_str(),
@@ -732,6 +786,18 @@ impl Engine {
         self.judge(job, event, now);
     }
 
+    /// The path of a video that was on disk before its job was cancelled and taken up again.
+    async fn saved_before(&self, job: &Job) -> Option<String> {
+        let target = job.target.as_deref()?;
+        match self.places.sink.is_finished(Path::new(target)).await {
+            Ok(finished) => finished.then(|| target.to_owned()),
+            Err(error) => {
+                tracing::warn!(job = job.id, %error, "its video cannot be looked for");
+                None
+            }
+        }
+    }
+
     /// The path that a job's video gets: free on disk and reserved by no other
     /// job. `None`: the folder cannot be looked at now.
     async fn target_of(&self, job: &Job, now: Millis) -> Result<Option<String>, EngineError> {
@@ -782,7 +848,7 @@ impl Engine {
                 || verdict == Committed::Fenced;
             match verdict {
                 Committed::Written => {
-                    log(&transition);
+                    show::log(&transition);
                     self.stats.moved(&transition);
                     if job.state == State::Generating {
                         if transition.from != State::Generating {
@@ -842,6 +908,8 @@ impl Engine {
         ];
         wakes.push(match self.poll_gate.pass(now) {
             Pass::Wait(until) => Some(until),
+            // The last claim did not come to it.
+            _ if self.free_polls(now) > 0 => self.schedule.next().map(|at| at.max(now + 1)),
             _ => self.schedule.next(),
         });
         if self.more_due {
@@ -869,91 +937,8 @@ impl Engine {
             return Ok(false);
         }
         let moving = self.store.moving(&self.endpoint).await?;
-        let waits_for_person =
-            self.paused || self.hold.as_ref().is_some_and(|hold| hold.name == "budget");
+        let capped = |hold: &Hold| hold.name == "budget" && !hold.stale;
+        let waits_for_person = self.paused || self.hold.as_ref().is_some_and(capped);
         Ok(!moving.under_way && (!moving.pending || waits_for_person))
-    }
-
-    /// Writes what holds the stages back, where that has changed.
-    async fn show(&mut self, now: Millis) -> Result<(), EngineError> {
-        let mut rows = Vec::new();
-        for (name, gate) in [("submit", &self.submit_gate), ("poll", &self.poll_gate)] {
-            if let Some(closed) = gate.closed() {
-                rows.push(GateRow {
-                    name: name.to_owned(),
-                    since: closed.since,
-                    until: Some(closed.until),
-                    detail: json!({
-                        "cause": closed.cause,
-                        "message": closed.message,
-                        "advice": closed.cause.advice(),
-                        "tries": closed.tries,
-                        "endpoint": self.endpoint,
-                        "gate": gate,
-                    })
-                    .to_string(),
-                });
-            }
-        }
-        if let Some(hold) = &self.hold {
-            rows.push(GateRow {
-                name: hold.name.to_owned(),
-                since: hold.since,
-                until: None,
-                detail: json!({ "cause": hold.name, "message": hold.message, "advice": "" })
-                    .to_string(),
-            });
-        }
-        if self.foreign > 0 {
-            let since = self
-                .shown
-                .iter()
-                .find(|row| row.name == "endpoint")
-                .map_or(now, |row| row.since);
-            rows.push(GateRow {
-                name: "endpoint".to_owned(),
-                since,
-                until: None,
-                detail: json!({
-                    "cause": "endpoint",
-                    "message": format!(
-                        "{} tasks belong to another base URL or key and are not asked for here",
-                        self.foreign
-                    ),
-                    "advice": "start reelq with the base URL and key that they were submitted with",
-                })
-                .to_string(),
-            });
-        }
-        if rows != self.shown {
-            self.store.set_gates(&rows).await?;
-            self.shown = rows;
-        }
-        Ok(())
-    }
-}
-
-/// One line at each change of a job.
-fn log(transition: &Transition) {
-    let job = &transition.job;
-    let task = job.task_id.as_deref().unwrap_or("-");
-    let detail = transition.detail.as_deref().unwrap_or("");
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(
-                job = job.id,
-                batch = job.spec.batch.as_str(),
-                task,
-                from = transition.from.as_str(),
-                detail,
-                "{}",
-                job.state
-            )
-        };
-    }
-    match job.state {
-        State::Failed | State::Unconfirmed => line!(warn),
-        state if state == transition.from => line!(debug),
-        _ => line!(info),
     }
 }

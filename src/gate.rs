@@ -312,6 +312,7 @@ impl Gate {
     /// The wall clock jumped.
     pub fn shift(&mut self, delta: Millis) {
         if let Some(closed) = &mut self.closed {
+            closed.since += delta;
             closed.until += delta;
         }
     }
@@ -449,6 +450,15 @@ mod tests {
         let closed = gate.closed().unwrap();
         assert_eq!((closed.cause, closed.since), (Cause::AccountRefused, 0));
         assert_eq!(gate.pass(5 * SECOND), Pass::Wait(6 * SECOND));
+    }
+
+    #[test]
+    fn a_jump_of_the_clock_moves_a_closed_gate_along() {
+        let mut gate = Gate::default();
+        gate.close(fault(Cause::Unclear, "502"), 9 * SECOND, false);
+        gate.shift(-7 * SECOND);
+        assert_eq!(gate.closed().unwrap().since, 2 * SECOND);
+        assert_eq!(gate.pass(2 * SECOND), Pass::Wait(7 * SECOND));
     }
 
     #[test]

@@ -23,11 +23,11 @@ pub const NOT_FOUND_SPAN: Millis = MINUTE;
 /// up; an outage in between starts it again.
 pub const UNUSABLE_GRACE: Millis = 10 * MINUTE;
 
-/// As long as [`UNUSABLE_GRACE`] while one of its places cannot be reached: that
+/// In place of [`UNUSABLE_GRACE`] while one of its places cannot be reached: that
 /// may be an outage, or a host that is gone for good.
 pub const UNREACHABLE_GRACE: Millis = 60 * MINUTE;
 
-/// The first pause after one: the next try asks the task anew, which is not to
+/// The first pause after an unusable answer: the next try asks the task anew, which is not to
 /// be asked more often than a running one.
 const UNUSABLE_PAUSE: Millis = 3 * SECOND;
 

@@ -386,17 +386,29 @@ impl Sink {
         Ok(found)
     }
 
-    /// Removes what was downloaded of `target`; never a finished video. Nothing
-    /// to remove is not an error.
+    /// Whether a finished video of this job stands at `target`, going by the
+    /// files alone: [`Sink::already_there`] looks into it.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub async fn is_finished(&self, target: &Path) -> Result<bool> {
+        let paths = Paths::of(target)?;
+        blocking(target, move || is_finished(&paths)).await
+    }
+
+    /// Removes what was downloaded of `target`; never a finished video. `true`:
+    /// one stands there, as [`Sink::is_finished`] has it. Nothing to remove is
+    /// not an error.
     ///
     /// # Errors
     ///
     /// [`SinkError::Locked`] while a worker writes it.
-    pub async fn discard(&self, target: &Path) -> Result<()> {
+    pub async fn discard(&self, target: &Path) -> Result<bool> {
         let paths = Paths::of(target)?;
-        blocking(target, move || discard(&paths)).await?;
+        let finished = blocking(target, move || discard(&paths)).await?;
         self.release(target);
-        Ok(())
+        Ok(finished)
     }
 
     /// Writes `NAME.json` beside a video, in place of an older one: the whole
@@ -436,28 +448,43 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn already_there(paths: &Paths) -> Result<Option<(SavedFile, Movie)>> {
-    let taken = |path: &Path| SinkError::Taken {
-        path: path.to_owned(),
+/// Whether a finished video stands at the target, going by the files alone.
+///
+/// # Errors
+/// [`SinkError::Taken`]: something that came from elsewhere.
+fn finished(paths: &Paths) -> Result<bool> {
+    let taken = || SinkError::Taken {
+        path: paths.target.clone(),
     };
     let there = match fs::symlink_metadata(&paths.target) {
         Ok(there) => there,
-        Err(error) if is_absent(&error) => {
-            return Ok(None);
-        }
+        Err(error) if is_absent(&error) => return Ok(false),
         Err(error) => return Err(fault("look at", &paths.target)(error)),
     };
     if !there.is_file() {
-        return Err(taken(&paths.target));
+        return Err(taken());
     }
-    let leftover = match fs::symlink_metadata(&paths.part) {
+    match fs::symlink_metadata(&paths.part) {
         // An empty one is from an `open` that was stopped; the same file under
         // two names from a `rename_new` that was.
-        Ok(part) if part.is_file() && (part.len() == 0 || same_file(&part, &there)) => true,
-        Ok(_) => return Err(taken(&paths.target)),
-        Err(error) if error.kind() == ErrorKind::NotFound => false,
-        Err(error) => return Err(fault("look at", &paths.part)(error)),
-    };
+        Ok(part) if part.is_file() && (part.len() == 0 || same_file(&part, &there)) => Ok(true),
+        Ok(_) => Err(taken()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(fault("look at", &paths.part)(error)),
+    }
+}
+
+fn is_finished(paths: &Paths) -> Result<bool> {
+    match finished(paths) {
+        Err(SinkError::Taken { .. }) => Ok(false),
+        other => other,
+    }
+}
+
+fn already_there(paths: &Paths) -> Result<Option<(SavedFile, Movie)>> {
+    if !finished(paths)? {
+        return Ok(None);
+    }
     let mut file = no_follow()
         .read(true)
         .open(&paths.target)
@@ -467,15 +494,13 @@ fn already_there(paths: &Paths) -> Result<Option<(SavedFile, Movie)>> {
     let sha256 = hash(&mut file, len, &paths.target)?;
     file.sync_all()
         .map_err(|source| sync_fault(source, &paths.target))?;
-    if leftover {
-        remove(&paths.part)?;
-    }
+    remove(&paths.part)?;
     paths.remove_notes()?;
     sync_folder(paths.folder())?;
     Ok(Some((saved(&paths.target, len, sha256)?, movie)))
 }
 
-fn discard(paths: &Paths) -> Result<()> {
+fn discard(paths: &Paths) -> Result<bool> {
     // The lock is held until the files are gone.
     let held = match no_follow().read(true).write(true).open(&paths.part) {
         Ok(file) => Some(file),
@@ -489,11 +514,14 @@ fn discard(paths: &Paths) -> Result<()> {
             path: paths.part.clone(),
         });
     }
+    // Before the partial file goes, which tells whose the file at the target is.
+    let finished = is_finished(paths)?;
     if held.is_some() {
         remove(&paths.part)?;
     }
     paths.remove_notes()?;
-    remove(&beside(&paths.sidecar, ".part"))
+    remove(&beside(&paths.sidecar, ".part"))?;
+    Ok(finished)
 }
 
 impl Shared {

@@ -8,6 +8,10 @@ use super::{Store, StoreError, begin};
 use crate::job::{FailureCode, Job, JobId, Millis, State};
 use crate::step::{Illegal, LedgerLine, Transition};
 
+/// The note of a job that ended although its video is on disk, as SQL.
+const KEPT: &str =
+    "('its video is on disk: ' || target || '; `reelq retry` takes it up at no cost')";
+
 /// How one transition of a commit fared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Committed {
@@ -245,17 +249,35 @@ impl Store {
             .map_err(|e| self.judge(e))
     }
 
-    /// Jobs that ended without a video, with the paths that are still reserved for one.
+    /// Jobs that ended without a video, with the paths that are still reserved for
+    /// one; not those that say already what lies there.
     pub async fn leftovers(&self) -> Result<Vec<(JobId, String)>, StoreError> {
         let mut writer = self.writer.lock().await;
-        sqlx::query_as(
+        let sql = format!(
             "SELECT id, target FROM jobs \
              WHERE state IN ('failed', 'cancelled') AND target IS NOT NULL \
-             AND (state = 'cancelled' OR error_code <> 'video_unavailable') LIMIT 1000",
-        )
-        .fetch_all(&mut *writer)
-        .await
-        .map_err(|e| self.judge(e))
+             AND (state = 'cancelled' OR error_code <> 'video_unavailable') \
+             AND note IS NOT {KEPT} LIMIT 1000"
+        );
+        sqlx::query_as(AssertSqlSafe(sql))
+            .fetch_all(&mut *writer)
+            .await
+            .map_err(|e| self.judge(e))
+    }
+
+    /// A whole video lies at the path that was reserved for a job without one. Its
+    /// note says so, and so the row is no leftover any more.
+    pub async fn keep_target(&self, id: JobId) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        let sql = format!(
+            "UPDATE jobs SET note = {KEPT} WHERE id = ? AND state IN ('failed', 'cancelled')"
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(id)
+            .execute(&mut *writer)
+            .await
+            .map_err(|e| self.judge(e))?;
+        Ok(())
     }
 
     /// Nothing lies at the path any more that was reserved for a job without a video.

@@ -1,6 +1,7 @@
 //! The engine with the real store, one short story a rule. The provider is
 //! whoever writes the test.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -19,7 +20,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 
-use crate::rig::folder;
+use crate::film::{Layout, film};
+use crate::rig::{folder, put};
 use crate::world::{
     DAY, ENDPOINT, HOUR, MINUTE, NEW_YEAR, SECOND, answer, lost, raw_answer, saved_file,
 };
@@ -178,6 +180,27 @@ impl Desk {
         assert!(matches!(edited[0], Edited::Changed(_)), "{edited:?}");
     }
 
+    /// Changes with each commit of the engine.
+    async fn commits(&mut self) -> i64 {
+        sqlx::query_scalar("PRAGMA data_version")
+            .fetch_one(&mut self.raw)
+            .await
+            .unwrap()
+    }
+
+    fn videos(&self) -> PathBuf {
+        self.folder.path().join("videos")
+    }
+
+    /// A whole video, as a download leaves it.
+    fn put_film(&self, target: &str) {
+        std::fs::create_dir_all(self.videos()).unwrap();
+        put(
+            target.as_ref(),
+            &film(Layout::MoovFirst, "a boat", 6, 4_096),
+        );
+    }
+
     async fn sql(&mut self, sql: &str) {
         sqlx::query(AssertSqlSafe(sql))
             .execute(&mut self.raw)
@@ -306,12 +329,20 @@ async fn a_task_is_asked_in_its_turn_and_more_slowly_when_it_is_old() {
 async fn a_poll_that_taught_nothing_brings_the_next_one_no_nearer() {
     let mut desk = Desk::new(limits()).await;
     desk.generate().await;
+    let policy = desk.limits.policy.clone();
     let mut last = desk.now;
-    for _ in 0..12 {
+    for interval in [policy.interval, policy.slow_interval] {
+        for _ in 0..12 {
+            let polled = desk.next_poll().await;
+            assert!(desk.now - last >= interval);
+            last = desk.now;
+            desk.settle(vec![after_poll(polled, lost("broken"))]).await;
+        }
+        // It has become old; an answer makes an end of the faults.
+        desk.now += policy.slow_after;
         let polled = desk.next_poll().await;
-        assert!(desk.now - last >= desk.limits.policy.interval);
         last = desk.now;
-        desk.settle(vec![after_poll(polled, lost("broken"))]).await;
+        desk.settle(vec![running(polled, 10)]).await;
     }
 }
 
@@ -651,6 +682,34 @@ async fn a_cap_that_has_room_again_is_no_end() {
 }
 
 #[tokio::test]
+async fn a_cap_that_still_holds_is_said_once() {
+    let mut desk = Desk::new(limits()).await;
+    desk.limits.budget.max_jobs_per_day = Some(1);
+    desk.crash().await;
+    desk.add(2).await;
+    let job = desk.posts().await.remove(0);
+    desk.settle(vec![accepted(job)]).await;
+    let since = desk.now;
+    let (seen, gates) = (desk.commits().await, desk.store.gates().await.unwrap());
+    assert_eq!((gates[0].name.as_str(), gates[0].since), ("budget", since));
+    for _ in 0..20 {
+        // Another process has committed.
+        desk.now += LOOK;
+        desk.engine.refresh(desk.now).await.unwrap();
+        assert!(desk.posts().await.is_empty());
+    }
+    assert_eq!(desk.commits().await, seen, "written again");
+    // By the new clock it is as long ago as it was.
+    desk.now += HOUR;
+    desk.engine.clock_jumped(HOUR).await.unwrap();
+    assert!(desk.posts().await.is_empty());
+    let gates = desk.store.gates().await.unwrap();
+    assert_eq!(gates[0].since, since + HOUR);
+    desk.now += DAY;
+    assert_eq!(desk.posts().await.len(), 1, "a new day");
+}
+
+#[tokio::test]
 async fn a_batch_s_cap_holds_back_its_own_jobs_and_no_others() {
     for price in [Some(cents(10)), None] {
         let mut desk = Desk::new(limits()).await;
@@ -897,6 +956,46 @@ async fn tasks_of_another_account_take_no_room_and_are_never_asked_for() {
     assert_eq!(desk.poll().await.id, old);
 }
 
+/// A desk with one task of its own, due behind many of another account; and its job.
+async fn behind_strangers(strangers: usize) -> (Desk, JobId) {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(strangers).await;
+    desk.sql(
+        "UPDATE jobs SET state = 'generating', version = version + 1, task_id = 't' || id, \
+         endpoint = 'elsewhere', submitted_at = 0",
+    )
+    .await;
+    let own = desk.generate().await;
+    (desk, own)
+}
+
+#[tokio::test]
+async fn tasks_of_another_account_keep_none_of_ours_waiting() {
+    // The second gives a claim more to look at than it does at once.
+    for strangers in [200, 2_000] {
+        for closed in [false, true] {
+            let (mut desk, own) = behind_strangers(strangers).await;
+            if closed {
+                let polled = desk.poll().await;
+                let refused = after_poll(polled, answer(401, &json!({})));
+                desk.settle(vec![refused]).await;
+            }
+            // All are due together, the strangers first.
+            desk.crash().await;
+            desk.now += MINUTE;
+            let due = desk.now;
+            let polled = loop {
+                if let Some(job) = desk.claim().await.into_iter().find_map(polled) {
+                    break job;
+                }
+                desk.now = desk.engine.next_wake(desk.now).await.unwrap().unwrap();
+                assert!(desk.now < due + SECOND, "closed: {closed}");
+            };
+            assert_eq!(polled.id, own);
+        }
+    }
+}
+
 // ---- Downloads ----
 
 #[tokio::test]
@@ -966,24 +1065,87 @@ async fn what_a_failed_job_has_of_its_video_is_there_for_the_retry() {
 }
 
 #[tokio::test]
+async fn a_finished_task_without_a_place_outlives_its_deadline() {
+    let mut desk = Desk::new(limits()).await;
+    let id = desk.generate().await;
+    put(&desk.videos(), b"where a folder should be");
+    desk.now = desk.job(id).await.give_up_at.unwrap();
+    for _ in 0..3 {
+        let polled = desk.next_poll().await;
+        desk.settle(vec![completed(polled)]).await;
+        assert_eq!(desk.job(id).await.state, State::Generating);
+    }
+    std::fs::remove_file(desk.videos()).unwrap();
+    let polled = desk.next_poll().await;
+    desk.settle(vec![completed(polled)]).await;
+    assert_eq!(desk.job(id).await.state, State::Downloading);
+}
+
+/// A job that was cancelled while its video came in: the file is there all the same.
+async fn cancelled_too_late(desk: &mut Desk) -> Job {
+    let id = desk.generate().await;
+    let polled = desk.poll().await;
+    desk.settle(vec![completed(polled)]).await;
+    let job = fetches(desk).await.remove(0);
+    desk.order(id, Event::Cancelled).await;
+    desk.engine.refresh(desk.now).await.unwrap();
+    let target = job.target.clone().unwrap();
+    desk.put_film(&target);
+    let (file, note) = (saved_file(), None);
+    let saved = Fetched::Saved { file, note };
+    desk.settle(vec![Report::Fetched(Box::new(job), saved)])
+        .await;
+    let job = desk.job(id).await;
+    assert_eq!(job.state, State::Cancelled);
+    assert_eq!(job.target, Some(target));
+    job
+}
+
+#[tokio::test]
+async fn a_video_that_a_cancel_came_too_late_for_is_not_forgotten() {
+    let mut desk = Desk::new(limits()).await;
+    let job = cancelled_too_late(&mut desk).await;
+    let target = job.target.unwrap();
+    let note = job.note.unwrap();
+    assert!(note.contains(&target) && note.contains("retry"), "{note}");
+    let leftovers = desk.store.leftovers().await.unwrap();
+    assert!(leftovers.is_empty(), "looked at for ever: {leftovers:?}");
+    desk.crash().await;
+    assert_eq!(desk.job(job.id).await.target.as_ref(), Some(&target));
+
+    desk.order(job.id, Event::Retried).await;
+    desk.engine.refresh(desk.now).await.unwrap();
+    let polled = desk.poll().await;
+    desk.settle(vec![completed(polled)]).await;
+    let job = fetches(&mut desk).await.remove(0);
+    assert_eq!(job.target.as_ref(), Some(&target));
+    let sink = Sink::new(desk.videos()).unwrap();
+    let there = sink.already_there(target.as_ref()).await;
+    assert_eq!(there.unwrap().unwrap().0.path, target);
+}
+
+#[tokio::test]
+async fn a_video_on_disk_outlives_its_task() {
+    for end in [failed, expired, not_found] {
+        let mut desk = Desk::new(limits()).await;
+        let job = cancelled_too_late(&mut desk).await;
+        desk.order(job.id, Event::Retried).await;
+        desk.engine.refresh(desk.now).await.unwrap();
+        let polled = desk.poll().await;
+        desk.settle(vec![end(polled)]).await;
+        let fetched = fetches(&mut desk).await.remove(0);
+        assert_eq!(fetched.target, job.target);
+    }
+}
+
+#[tokio::test]
 async fn a_poll_that_taught_nothing_writes_nothing() {
     let mut desk = Desk::new(limits()).await;
     let id = desk.generate().await;
     let polled = desk.poll().await;
     desk.settle(vec![running(polled, 10)]).await;
     let before = desk.job(id).await.version;
-    let mut watch = SqliteConnectOptions::new()
-        .filename(desk.store.path())
-        .connect()
-        .await
-        .unwrap();
-    let mut commits = async || -> i64 {
-        sqlx::query_scalar("PRAGMA data_version")
-            .fetch_one(&mut watch)
-            .await
-            .unwrap()
-    };
-    let seen = commits().await;
+    let seen = desk.commits().await;
     for _ in 0..3 {
         let polled = desk.poll().await;
         desk.settle(vec![running(polled, 10)]).await;
@@ -991,7 +1153,7 @@ async fn a_poll_that_taught_nothing_writes_nothing() {
         desk.settle(vec![after_poll(polled, answer(500, &json!({})))])
             .await;
     }
-    assert_eq!(commits().await, seen, "something was written");
+    assert_eq!(desk.commits().await, seen, "something was written");
     assert_eq!(desk.job(id).await.version, before);
 }
 

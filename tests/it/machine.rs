@@ -2,10 +2,15 @@
 //! be read, a signal at a bad moment, a clock that jumps.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
 
 use reelq::config::{self, Settings, Sources};
+use reelq::daemon::Ending;
 use reelq::engine::{Act, Engine, Report, Surroundings};
 use reelq::gate::{Cause, Fault};
 use reelq::job::{Evidence, JobSpec, Millis, State};
@@ -16,11 +21,12 @@ use reelq::store::{Open, Store};
 use reelq::verdict::{Fetched, PollVerdict, PostVerdict};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use sqlx::Connection;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixDatagram};
 use tokio::process::Command;
+use tokio::time::{Instant, interval, timeout};
 
 use crate::film::{Layout, film};
-use crate::provider::{End, Kind, Script, film_answer, json, status};
+use crate::provider::{End, KEY, Kind, Script, film_answer, json, status};
 use crate::rig::{LIMIT, Rig, Row, connect, folder};
 
 /// Said when a commit was refused for now.
@@ -171,6 +177,54 @@ async fn a_stop_waits_for_a_post() {
     check_all_done(&rig).await;
 }
 
+/// A stop begins nothing new, whatever is ready with it.
+#[tokio::test]
+async fn a_stop_goes_before_new_work() {
+    for _ in 0..20 {
+        let dir = folder();
+        let settings = settings(dir.path(), &[]);
+        let store = Arc::new(Store::open(&settings.database, Open::Create).await.unwrap());
+        let job = JobSpec::new("one", "https://example.com/a.jpg");
+        store.insert(&[job]).await.unwrap();
+        let service = service::assemble(&settings, Arc::clone(&store), false);
+        let service = service.await.unwrap();
+        let mut run = pin!(service.daemon.run());
+        let begun = poll_fn(|context| Poll::Ready(run.as_mut().poll(context)));
+        assert!(begun.await.is_pending());
+        // A later timer: the daemon's first look is due with the stop.
+        interval(Duration::from_secs(1)).tick().await;
+        service.stop.notify_one();
+        assert_eq!(run.await.unwrap(), Ending::Stopped);
+        assert!(store.ledger(None, None, None).await.unwrap().is_empty());
+    }
+}
+
+/// The service manager hears that a daemon is alive that waits for an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_waits_feeds_the_watchdog() {
+    let mut rig = Rig::new();
+    rig.add(vec![held("one")]).await;
+    let path = rig.dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    rig.set_system("NOTIFY_SOCKET", path.to_str().unwrap());
+    rig.set_system("WATCHDOG_USEC", "300000");
+    let daemon = rig.start();
+    until_post(&rig).await;
+    daemon.signal(Signal::TERM);
+    let mut stopping = false;
+    let mut fed = 0;
+    let mut words = [0; 256];
+    while fed < 3 {
+        let heard = timeout(LIMIT, socket.recv(&mut words)).await;
+        let length = heard.expect("no word to the service manager").unwrap();
+        let words = str::from_utf8(&words[..length]).unwrap();
+        stopping |= words.contains("STOPPING=1");
+        fed += u32::from(stopping && words.contains("WATCHDOG=1"));
+    }
+    rig.provider.release("one");
+    assert_eq!(daemon.ended().await.code(), Some(0));
+}
+
 /// A second signal does not wait: the POST's end is then unknown, and stays so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_does_not_wait() {
@@ -228,6 +282,48 @@ async fn a_locked_database_is_waited_for() {
     lock.rollback().await.unwrap();
     daemon.ended().await;
     check_all_done(&rig).await;
+}
+
+/// What others have committed is not passed over because it could not be followed at once.
+#[tokio::test]
+async fn a_locked_database_is_no_idle_one() {
+    let dir = folder();
+    let settings = settings(dir.path(), &[]);
+    let store = Arc::new(Store::open(&settings.database, Open::Create).await.unwrap());
+    let service = service::assemble(&settings, Arc::clone(&store), true);
+    let service = service.await.unwrap();
+    // A path is to be released, which needs the lock.
+    let job = JobSpec::new("one", "https://example.com/a.jpg");
+    store.insert(&[job]).await.unwrap();
+    let mut other = connect(&settings.database).await;
+    sqlx::query(
+        "UPDATE jobs SET state = 'cancelled', version = version + 1, finished_at = 1, \
+         target = '/nowhere/1.mp4'",
+    )
+    .execute(&mut other)
+    .await
+    .unwrap();
+    let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let _listens = tracing::subscriber::set_default(
+        tracing_subscriber::fmt()
+            .with_writer(Mutex::new(log.reopen().unwrap()))
+            .finish(),
+    );
+    let said = || std::fs::read_to_string(log.path()).unwrap();
+    let daemon = tokio::spawn(service.daemon.run());
+    let deadline = Instant::now() + LIMIT;
+    while !said().contains(WAITS) {
+        assert!(Instant::now() < deadline, "{}", said());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    lock.rollback().await.unwrap();
+    assert_eq!(daemon.await.unwrap().unwrap(), Ending::Idle);
+    assert!(store.leftovers().await.unwrap().is_empty(), "{}", said());
+    for line in [WAITS, "the database takes commits again"] {
+        assert_eq!(said().matches(line).count(), 1, "{}", said());
+    }
 }
 
 /// The same at the start.
@@ -308,6 +404,7 @@ const DAY: Millis = 86_400 * SECOND;
 fn settings(folder: &Path, more: &[(&str, &str)]) -> Settings {
     let mut env: BTreeMap<String, String> = [
         ("REELQ_PROVIDER__BASE_URL", "http://127.0.0.1:1"),
+        ("REELQ_PROVIDER__API_KEY", KEY),
         ("REELQ_DOWNLOAD__MIN_FREE_SPACE", "0"),
     ]
     .iter()

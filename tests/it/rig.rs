@@ -134,6 +134,11 @@ impl Rig {
             .push((format!("REELQ_{name}"), value.to_owned()));
     }
 
+    /// Sets a variable that is not reelq's own.
+    pub fn set_system(&mut self, name: &str, value: &str) {
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
     pub fn database(&self) -> PathBuf {
         self.dir.path().join("q.db")
     }

@@ -431,7 +431,8 @@ impl Sim {
         let mut hand = Vec::new();
         for held in std::mem::take(&mut self.workers[w].hand) {
             match held.report {
-                Some((at, report)) if at <= self.steady && self.rng.chance(90) => {
+                // Some come a turn late, but not where the next turn may be hours away.
+                Some((at, report)) if at <= self.steady && (self.calm || self.rng.chance(90)) => {
                     reports.push(report);
                 }
                 _ => hand.push(held),
@@ -753,10 +754,10 @@ impl Sim {
         };
         let span = self.steady - storm.since;
         let minds = storm.starts * self.plan.workers as u32;
-        // Those on the wire when it began, then pauses of 3, 6, 12 … seconds, up to an hour.
-        let doublings = (span / (3 * SECOND) + 1).ilog2();
+        // Those on the wire when it began, then pauses of 5, 10, 20 … seconds, up to an hour.
+        let doublings = (span / (5 * SECOND) + 1).ilog2();
         let hours = (span / HOUR) as u32;
-        let most = minds * (POSTS_ON_THE_WIRE as u32 + 1 + doublings.min(11) + hours);
+        let most = minds * (POSTS_ON_THE_WIRE as u32 + doublings.min(10) + hours);
         assert!(
             storm.unknown <= most,
             "{} unknown in {span} ms of {:?}, at most {most} were expected",
