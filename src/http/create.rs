@@ -12,6 +12,7 @@ use super::input::{body, media_type, members, wrong_type};
 use super::params::{Given, judge};
 use super::{App, form, videos};
 use crate::job::{Job, JobId, JobSpec, MAX_NAME, Millis};
+use crate::store::{Store, StoreError};
 
 /// OpenAI's SDKs send a request again by themselves within this time.
 const RETRIES: Millis = 15 * 60_000;
@@ -77,29 +78,43 @@ fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
 
 /// Puts the job into the queue. False: it was there already.
 async fn insert(app: &Arc<App>, spec: JobSpec, headers: &HeaderMap) -> ApiResult<(Job, bool)> {
-    if spec.key.is_none()
-        && is_repeat(headers)
-        && let Some(id) = app
-            .store()
-            .twin(&spec, app.http.clock.now() - RETRIES)
-            .await?
-    {
-        return Ok((find(app, id).await?, false));
-    }
+    let repeats = spec.key.is_none() && is_repeat(headers);
+    let since = repeats.then(|| app.http.clock.now() - RETRIES);
     let store = Arc::clone(&app.http.store);
     let wanted = spec.clone();
-    let added = app
-        .change(async move { store.insert(std::slice::from_ref(&wanted)).await })
+    let (id, is_new) = app
+        .change(async move { insert_once(&store, &wanted, since).await })
         .await??;
-    match (added.inserted.first(), added.existing.first()) {
-        (Some(id), _) => Ok((find(app, *id).await?, true)),
-        (None, Some(id)) => {
-            let job = find(app, *id).await?;
-            check_same(app, &job, &spec).await?;
-            Ok((job, false))
-        }
-        (None, None) => Err(ApiError::internal()),
+    let job = find(app, id.ok_or_else(ApiError::internal)?).await?;
+    if !is_new && spec.key.is_some() {
+        check_same(app, &job, &spec).await?;
     }
+    Ok((job, is_new))
+}
+
+/// The job's id, and whether it is new. `since`: it is a repeat, whose first
+/// may still have been waiting for the lock when the client gave it up. So its
+/// twin is looked for with the lock in hand.
+async fn insert_once(
+    store: &Store,
+    spec: &JobSpec,
+    since: Option<Millis>,
+) -> Result<(Option<JobId>, bool), StoreError> {
+    store
+        .insert_with(async |insertion| {
+            if let Some(since) = since
+                && let Some(twin) = insertion.twin(spec, since).await?
+            {
+                return Ok((Some(twin), false));
+            }
+            let mut of_key = None;
+            insertion
+                .push(std::slice::from_ref(spec), |there| of_key = Some(there.id))
+                .await?;
+            let new = insertion.last();
+            Ok((new.or(of_key), new.is_some()))
+        })
+        .await
 }
 
 /// OpenAI's SDKs count their own repeats of a request and give it no key of
