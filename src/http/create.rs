@@ -42,11 +42,16 @@ fn from_json(bytes: &[u8]) -> ApiResult<Vec<Given>> {
     members(bytes)?
         .into_iter()
         .map(|(name, raw)| {
-            // Only half of a surrogate pair or a number beyond all range fails here.
-            let value = serde_json::from_str(raw.get()).map_err(|error| {
-                let message = format!("{name} cannot be read: {error}");
-                ApiError::param(name.clone(), "invalid_value", message)
-            })?;
+            let value = match serde_json::from_str(raw.get()) {
+                Ok(value) => value,
+                // Half of a surrogate pair, a number beyond all range, or deep: it is
+                // only handed through.
+                Err(_) if name == "metadata" => Value::from(raw.get()),
+                Err(error) => {
+                    let message = format!("{name} cannot be read: {error}");
+                    return Err(ApiError::param(name, "invalid_value", message));
+                }
+            };
             Ok(Given {
                 value,
                 source: Some(raw.get().to_owned()),
@@ -143,11 +148,10 @@ async fn check_same(app: &Arc<App>, job: &Job, spec: &JobSpec) -> ApiResult<()> 
         let message = format!("the key belongs to video_{id}, which was deleted; use another key");
         return Err(ApiError::conflict("key_of_deleted_video", message).of("key"));
     }
-    let object = |text: &Option<String>| {
-        text.as_deref()
-            .and_then(|text| serde_json::from_str::<Value>(text).ok())
-    };
-    let same = object(&job.spec.metadata) == object(&spec.metadata)
+    let object = |spec: &JobSpec| serde_json::from_str::<Value>(spec.metadata.as_deref()?).ok();
+    let same_metadata = job.spec.metadata == spec.metadata
+        || object(&job.spec).is_some_and(|was| object(spec) == Some(was));
+    let same = same_metadata
         && JobSpec {
             metadata: None,
             ..job.spec.clone()

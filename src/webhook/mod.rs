@@ -16,6 +16,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use reqwest::{Client, StatusCode, header, redirect};
 use secrecy::SecretString;
+use serde::Serialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ use url::Url;
 use crate::clock::Clock;
 use crate::job::{FailureCode, Millis};
 use crate::store::{Absorbed, Event, Message, Store, StoreError};
-use crate::view;
+use crate::view::JobView;
 use line::{Line, backoff};
 pub use sign::Signer;
 
@@ -226,31 +227,17 @@ impl Webhooks {
 
 /// The type and the payload of a message.
 fn tell(what: Absorbed<'_>) -> (&'static str, String) {
-    let (kind, event, data) = match what {
-        Absorbed::Job(job, event) => {
-            let data = json!({
-                "event_id": event.id,
-                "state": event.state,
-                "detail": event.detail,
-                "job": view::job(job),
-            });
-            (kind_of(event), event, data)
-        }
-        Absorbed::Unreadable(event) => {
-            let job = json!({
+    match what {
+        Absorbed::Job(job, event) => settled(event, JobView::from(job)),
+        Absorbed::Unreadable(event) => settled(
+            event,
+            json!({
                 "id": event.job_id,
                 "state": event.state,
                 "error_code": FailureCode::CorruptRow.as_str(),
                 "error_message": event.detail,
-            });
-            let data = json!({
-                "event_id": event.id,
-                "state": event.state,
-                "detail": event.detail,
-                "job": job,
-            });
-            (kind_of(event), event, data)
-        }
+            }),
+        ),
         Absorbed::Batch(name, counts, event) => {
             let by_state: serde_json::Map<_, _> = counts
                 .iter()
@@ -262,21 +249,50 @@ fn tell(what: Absorbed<'_>) -> (&'static str, String) {
                 "total": counts.total(),
                 "counts": by_state,
             });
-            ("batch.completed", event, data)
+            payload("batch.completed", event, data)
         }
-    };
-    let at = Timestamp::from_millisecond(event.at).unwrap_or(Timestamp::UNIX_EPOCH);
-    let payload = json!({ "type": kind, "timestamp": at.to_string(), "data": data });
-    (kind, payload.to_string())
+    }
 }
 
-fn kind_of(event: &Event) -> &'static str {
-    match event.state.as_str() {
+/// What is told of one job.
+fn settled(event: &Event, job: impl Serialize) -> (&'static str, String) {
+    #[derive(Serialize)]
+    struct Settled<'a, J> {
+        event_id: i64,
+        state: &'a str,
+        detail: Option<&'a str>,
+        job: J,
+    }
+    let kind = match event.state.as_str() {
         "done" => "job.done",
         "failed" => "job.failed",
         "cancelled" => "job.cancelled",
         _ => "job.unconfirmed",
+    };
+    let data = Settled {
+        event_id: event.id,
+        state: &event.state,
+        detail: event.detail.as_deref(),
+        job,
+    };
+    payload(kind, event, data)
+}
+
+fn payload(kind: &'static str, event: &Event, data: impl Serialize) -> (&'static str, String) {
+    #[derive(Serialize)]
+    struct Payload<D> {
+        r#type: &'static str,
+        timestamp: String,
+        data: D,
     }
+    let at = Timestamp::from_millisecond(event.at).unwrap_or(Timestamp::UNIX_EPOCH);
+    let payload = Payload {
+        r#type: kind,
+        timestamp: at.to_string(),
+        data,
+    };
+    // Texts, numbers and members: nothing of it can fail to be JSON.
+    (kind, serde_json::to_string(&payload).unwrap_or_default())
 }
 
 /// How a try ended.

@@ -145,6 +145,25 @@ async fn what_grows_at_each_try_is_whole_in_the_end() {
     }
 }
 
+/// What is no value to most parsers, and more digits than a double has.
+#[tokio::test]
+async fn a_sidecar_holds_the_metadata_as_it_was_given() {
+    let mut desk = Desk::new(vec![film_answer()], vec![]);
+    desk.downloads.sidecar = true;
+    let deep = "[".repeat(999) + &"]".repeat(999);
+    let metadata = format!(r#"{{"a":1e999,"b":"\ud800","c":12345678901234567890123,"d":{deep}}}"#);
+    desk.job.spec.metadata = Some(metadata.clone());
+    desk.turn().await;
+    assert_eq!(desk.job.state, State::Done);
+    let path = desk.job.file.unwrap().path + ".json";
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(
+        text.contains(&format!("\n  \"metadata\": {metadata},\n")),
+        "{text}"
+    );
+    assert!(text.contains("\n  \"task_id\": \"task_a\",\n"), "{text}");
+}
+
 #[tokio::test]
 async fn a_retry_goes_on_where_the_failed_job_stopped() {
     let mut desk = Desk::new(vec![a_part_at_a_time(), html(404)], vec![html(404)]);

@@ -11,6 +11,7 @@ use reelq::job::{Event, Evidence, Job, JobId, JobSpec, Outcome, State};
 use reelq::money::Money;
 use reelq::step::{self, Policy};
 use reelq::store::{Admission, Bounds, Claim, Committed, Filter, Open, Store, StoreError};
+use reelq::view::{Detail, JobView};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
@@ -68,6 +69,15 @@ fn becoming(state: State) -> String {
 
 const INSERT: &str =
     "INSERT INTO jobs (prompt, image_url) VALUES ('a boat', 'https://example.com/a.jpg')";
+
+/// JSON to SQLite, and no value to most parsers.
+fn strange_metadata() -> [String; 3] {
+    [
+        r#"{"a":1e999}"#.to_owned(),
+        r#"{"\udead":"\ud800"}"#.to_owned(),
+        format!("{{\"a\":{}{}}}", "[".repeat(999), "]".repeat(999)),
+    ]
+}
 
 // ---- What it refuses ----
 
@@ -141,6 +151,11 @@ async fn an_insert_that_breaks_a_rule_is_refused_with_its_name() {
         ("metadata", "'null'".into(), Some(json_rule.into())),
         ("metadata", json(65_537), Some(json_rule.into())),
         ("metadata", json(65_536), None),
+        ("metadata", "'{\"a\":1}' || char(0)".into(), Some(json_rule.into())),
+        ("metadata", format!("'{{\"a\":{}{}}}'", "[".repeat(1_000), "]".repeat(1_000)), Some(json_rule.into())),
+        ("metadata", format!("'{}'", strange_metadata()[0]), None),
+        ("metadata", format!("'{}'", strange_metadata()[1]), None),
+        ("metadata", format!("'{}'", strange_metadata()[2]), None),
     ];
     for (column, value, rule) in cases {
         let mut columns = vec![
@@ -473,6 +488,46 @@ async fn a_row_that_cannot_be_written_is_set_aside() {
     let claimed = store.claim(&claim, |job, _: &Spent| take(job)).await;
     assert_eq!(claimed.unwrap().jobs[0].id, 4);
     assert_eq!(store.job(3).await.unwrap().unwrap().state, State::Failed);
+}
+
+/// What the table takes is submitted, and shown as it was given.
+#[tokio::test]
+async fn metadata_that_is_no_value_to_most_parsers_is_handed_through() {
+    let (_folder, store, mut conn) = blank().await;
+    // Debian's SQLite takes 2000 brackets.
+    sql(&mut conn, "PRAGMA ignore_check_constraints = ON")
+        .await
+        .unwrap();
+    let deeper = format!("{{\"a\":{}{}}}", "[".repeat(1_999), "]".repeat(1_999));
+    let given: Vec<String> = strange_metadata().into_iter().chain([deeper]).collect();
+    for metadata in &given {
+        let insert = format!(
+            "INSERT INTO jobs (prompt, image_url, metadata) VALUES ('p', 'https://e/a', '{metadata}')"
+        );
+        sql(&mut conn, &insert).await.unwrap();
+    }
+    let claim = Claim {
+        limit: 9,
+        max_tasks: 9,
+        endpoint: ENDPOINT.to_owned(),
+        now: NEW_YEAR,
+        day_start: 0,
+    };
+    let claimed = store.claim(&claim, |job, _: &Spent| take(job)).await;
+    let jobs = claimed.unwrap().jobs;
+    assert_eq!(jobs.len(), given.len());
+    for (job, metadata) in jobs.iter().zip(&given) {
+        let shown = serde_json::to_string(&JobView::from(job)).unwrap();
+        assert!(
+            shown.contains(&format!("\"metadata\":{metadata},")),
+            "{shown}"
+        );
+        let shown = serde_json::to_string(&Detail::new(job, &[], &[])).unwrap();
+        assert!(
+            shown.contains(&format!("\"metadata\":{metadata},")),
+            "{shown}"
+        );
+    }
 }
 
 /// Whoever gets round the rules pays for nothing that they refuse.
