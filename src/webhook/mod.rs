@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, JumpWatch};
 use crate::job::{FailureCode, Millis};
 use crate::store::{Absorbed, Event, Message, Store, StoreError};
 use crate::view::JobView;
@@ -68,6 +68,7 @@ pub enum WebhookError {
 pub struct Webhooks {
     store: Arc<Store>,
     clock: Arc<Clock>,
+    jumps: JumpWatch,
     post: Arc<Post>,
     line: Line,
     in_hand: HashSet<i64>,
@@ -104,10 +105,12 @@ impl Webhooks {
             .timeout(TIMEOUT)
             .build()
             .map_err(WebhookError::Client)?;
-        store.open_outbox(clock.now()).await?;
+        let now = clock.now();
+        store.open_outbox(now, now + HOUR).await?;
         let queue = store.queue_id().to_owned();
         Ok(Webhooks {
             store,
+            jumps: JumpWatch::new(&clock),
             clock,
             post: Arc::new(Post {
                 client,
@@ -146,9 +149,10 @@ impl Webhooks {
                 () = &mut stop, if deadline.is_none() => {
                     deadline = Some(Instant::now() + LAST_TRIES);
                 }
-                Some(Ok((message, end))) = sending.join_next() => {
+                Some(Ok((message, sent_at, end))) = sending.join_next() => {
                     self.in_hand.remove(&message.id);
-                    if let Err(error) = self.settle(&message, end).await {
+                    let age = sent_at - message.created_at;
+                    if let Err(error) = self.settle(&message, age, end).await {
                         tracing::warn!(%error, message = message.id, "a webhook may be sent again");
                         tokio::time::sleep(LOOK).await;
                     }
@@ -159,7 +163,11 @@ impl Webhooks {
     }
 
     /// Writes what settled and sends what is due.
-    async fn turn(&mut self, sending: &mut JoinSet<(Message, End)>) -> Result<(), StoreError> {
+    async fn turn(
+        &mut self,
+        sending: &mut JoinSet<(Message, Millis, End)>,
+    ) -> Result<(), StoreError> {
+        self.follow_clock().await?;
         loop {
             let now = self.clock.now();
             let (seen, more) = self.store.absorb(self.seen, PORTION, now, tell).await?;
@@ -188,13 +196,26 @@ impl Webhooks {
             let post = Arc::clone(&self.post);
             sending.spawn(async move {
                 let end = post.send(&message, now).await;
-                (message, end)
+                (message, now, end)
             });
         }
         Ok(())
     }
 
-    async fn settle(&mut self, message: &Message, end: End) -> Result<(), StoreError> {
+    /// Moves what waits along when the wall clock jumped, so that no pause
+    /// becomes a day and no message is given up early.
+    async fn follow_clock(&mut self) -> Result<(), StoreError> {
+        if let Some(delta) = self.jumps.jump(&self.clock) {
+            self.store.shift_outbox(delta).await?;
+            self.line.shift(delta);
+            self.jumps.followed(delta);
+        }
+        Ok(())
+    }
+
+    /// `age`: how long it had waited when it was sent.
+    async fn settle(&mut self, message: &Message, age: Millis, end: End) -> Result<(), StoreError> {
+        self.follow_clock().await?;
         let now = self.clock.now();
         let (id, kind, subject) = (message.id, &message.kind, &message.subject);
         match end {
@@ -207,7 +228,7 @@ impl Webhooks {
                 if self.line.failed(now, pause) {
                     tracing::warn!(reason, "webhooks are not taken; trying one at a time");
                 }
-                if now - message.created_at >= KEPT {
+                if age >= KEPT {
                     tracing::error!(
                         message = id,
                         kind,

@@ -350,6 +350,45 @@ async fn a_pause_that_the_receiver_asks_for_is_kept() {
     assert_eq!(receiver.next().await.words(), word);
 }
 
+/// Set back, on or off, the clock makes no pause longer and nobody's message old.
+#[tokio::test]
+async fn a_message_keeps_its_time_when_the_clock_is_set() {
+    let day = 24 * 3_600_000;
+    for by in [-day, 4 * day] {
+        let mut receiver = Receiver::start().await;
+        let mut queue = Queue::new().await;
+        queue.send_to(&receiver.url).await;
+        let (id, _later) = (queue.job("a").await, queue.job("a").await);
+        let word = format!("job.cancelled {id}");
+        receiver.answer(&word, 429, Some("600"));
+        queue.cancel(id).await;
+        assert_eq!(receiver.next().await.words(), word);
+        queue.put_off().await;
+        queue.clock.set_ahead(by);
+        // Once it was followed: due as before.
+        queue
+            .until(|due, all| {
+                due.is_empty() && all.iter().all(|message| message.created_at == NOW + by)
+            })
+            .await;
+        assert!(queue.due_in(599_000).await.is_empty());
+        queue.clock.advance(600_000);
+        assert_eq!(receiver.next().await.words(), word);
+        queue.put_off().await;
+        assert_eq!(queue.due_in(10 * KEPT).await.len(), 1, "it is kept");
+
+        // Over a restart nobody can tell by how much: it is not waited for long.
+        queue.stop().await;
+        queue.clock.set_ahead(-2 * day);
+        queue.send_to(&receiver.url).await;
+        receiver.answer(&word, 200, None);
+        queue.clock.advance(3_600_000);
+        assert_eq!(receiver.next().await.words(), word);
+        queue.waiting(0).await;
+        queue.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn what_settles_while_nobody_sends_is_told_later() {
     let mut receiver = Receiver::start().await;
