@@ -543,6 +543,13 @@ fn a_cap_is_set_with_the_jobs_or_alone() {
         .ok()
         .prints("may cost 4.50");
     assert_eq!(cap(), json!(4.5));
+    // What is pruned still counts against it, and is told.
+    world.happen(1, 0, vec![claimed("0.60"), accepted("t"), task_failed()]);
+    world.run(&["prune", "--older-than", "1d"]).ok();
+    world
+        .run_with(LINE, &["add", "-", "--batch", "b", "--max-cost", "4.50"])
+        .ok()
+        .prints("batch b may cost 4.50 in all, 0.60 is spent or reserved\n");
     world
         .run(&["add", "--batch", "b", "--max-cost", "none"])
         .ok()
