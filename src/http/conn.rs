@@ -35,7 +35,7 @@ const HEAD_BYTES: usize = 64 * 1024;
 const WRITE_TIME: Duration = Duration::from_secs(60);
 
 /// How long a stop waits for answers that are being sent.
-const LAST_ANSWERS: Duration = Duration::from_secs(5);
+pub const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
 /// Others than the owner's group cannot connect.
 const SOCKET_MODE: u32 = 0o660;

@@ -42,7 +42,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(250);
 
 /// How long a stop goes on trying to tell what settled last.
-const LAST_TRIES: Duration = Duration::from_millis(2_500);
+pub const LAST_TRIES: Duration = Duration::from_millis(2_500);
 
 /// Events in one transaction of the outbox.
 const PORTION: u32 = 200;
@@ -124,9 +124,9 @@ impl Webhooks {
         })
     }
 
-    /// Writes and sends until `stop` ends, and then what settled last, within two
-    /// seconds and a half. What is on the wire after that is sent again after the
-    /// next start.
+    /// Writes and sends until `stop` ends, and then what settled last, within
+    /// [`LAST_TRIES`]. What is on the wire after that is sent again after the next
+    /// start.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         let mut deadline = None;
