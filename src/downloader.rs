@@ -564,6 +564,10 @@ async fn saved(downloads: &Downloads, job: &Job, file: SavedFile, movie: &Movie)
             .write_sidecar(Path::new(&file.path), sidecar(job, &file, movie))
             .await
     {
+        // The folder's disk fails: the video beside it is no safer.
+        if let SinkError::Fsync { .. } = error {
+            return failed(error);
+        }
         tracing::warn!(job = job.id, %error, "the file beside the video could not be written");
         notes.push(format!("no sidecar: {error}"));
     }
