@@ -168,7 +168,9 @@ async fn answer(stream: Stream, router: Router, mut closing: watch::Receiver<boo
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
-        .max_buf_size(HEAD_BYTES);
+        .max_buf_size(HEAD_BYTES)
+        // The buffer alone lets twice as much in, where it comes at once.
+        .max_header_size(HEAD_BYTES);
     let service = TowerToHyperService::new(router);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {

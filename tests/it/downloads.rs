@@ -16,7 +16,7 @@ use crate::film::{Layout, film};
 use crate::provider::{
     Answer, Body, End, Framing, KEY, Provider, Script, film_answer, html, status,
 };
-use crate::rig::{files_below, folder};
+use crate::rig::{files_below, folder, nobody};
 use crate::world::{MINUTE, NEW_YEAR, job_in};
 
 /// How much of a film there is, in bytes.
@@ -280,17 +280,9 @@ async fn a_body_that_crawls_gives_its_place_to_others() {
     }
 }
 
-/// An address that refuses connections.
-async fn nobody() -> (tokio::net::TcpSocket, String) {
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let link = format!("http://{}/v.mp4", socket.local_addr().unwrap());
-    (socket, link)
-}
-
 #[tokio::test]
 async fn a_host_that_is_gone_for_good_is_given_up_in_the_end() {
-    let (_socket, link) = nobody().await;
+    let (_socket, link) = nobody();
     let mut desk = Desk::new(vec![], vec![html(404)]);
     desk.job.video_urls = vec![link];
     let minutes = |desk: &Desk| (desk.now - NEW_YEAR) / MINUTE;
@@ -308,7 +300,7 @@ async fn a_host_that_is_gone_for_good_is_given_up_in_the_end() {
 
 #[tokio::test]
 async fn an_outage_gives_up_no_video() {
-    let (_socket, link) = nobody().await;
+    let (_socket, link) = nobody();
     let closed = Provider::closed();
     let refused = html(503);
     // The provider is out of reach as well, or it is but in trouble.

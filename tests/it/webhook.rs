@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::http::{NOW, accepted, happen, unconfirmed};
-use crate::rig::LIMIT;
+use crate::rig::{LIMIT, nobody};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -476,10 +476,8 @@ async fn what_settles_last_is_told_before_the_end() {
 #[tokio::test]
 async fn a_dead_receiver_is_not_flooded_when_it_comes_back() {
     let mut queue = Queue::new().await;
-    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let nobody = format!("http://{}/", socket.local_addr().unwrap());
-    drop(socket);
-    queue.send_to(&nobody).await;
+    let (_socket, link) = nobody();
+    queue.send_to(&link).await;
     let ids: Vec<_> = futures_util::future::join_all((0..30).map(|_| queue.job("a"))).await;
     for id in &ids {
         queue.cancel(*id).await;
