@@ -42,7 +42,7 @@ CREATE TABLE jobs (
     metadata    TEXT
         CONSTRAINT "metadata must be a JSON object of at most 65536 bytes"
         CHECK (metadata IS NULL OR (json_valid(metadata) AND json_type(metadata) = 'object'
-            AND length(CAST(metadata AS BLOB)) <= 65536)),
+            AND instr(metadata, char(0)) = 0 AND length(CAST(metadata AS BLOB)) <= 65536)),
 
     -- What reelq keeps, for everyone to read.
     state         TEXT NOT NULL DEFAULT 'pending'

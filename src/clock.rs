@@ -13,8 +13,9 @@ const JUMP: Millis = 5_000;
 pub enum Clock {
     /// The machine's.
     System(Instant),
-    /// A test's: stands still until it is set.
-    Manual(AtomicI64),
+    /// A test's: stands still until it is set. What has passed, and by how much
+    /// its wall time is ahead of that.
+    Manual(AtomicI64, AtomicI64),
 }
 
 impl Clock {
@@ -26,7 +27,7 @@ impl Clock {
 
     /// A clock that shows `now` until it is moved.
     pub fn manual(now: Millis) -> Clock {
-        Clock::Manual(AtomicI64::new(now))
+        Clock::Manual(AtomicI64::new(now), AtomicI64::new(0))
     }
 
     /// Unix time in milliseconds, as people and other programs see it.
@@ -36,7 +37,9 @@ impl Clock {
             Clock::System(_) => SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_millis() as Millis),
-            Clock::Manual(now) => now.load(Ordering::SeqCst),
+            Clock::Manual(passed, ahead) => {
+                passed.load(Ordering::SeqCst) + ahead.load(Ordering::SeqCst)
+            }
         }
     }
 
@@ -44,14 +47,21 @@ impl Clock {
     pub fn steady(&self) -> Millis {
         match self {
             Clock::System(start) => start.elapsed().as_millis() as Millis,
-            Clock::Manual(now) => now.load(Ordering::SeqCst),
+            Clock::Manual(passed, _) => passed.load(Ordering::SeqCst),
         }
     }
 
     /// Moves a manual clock; the machine's stays as it is.
     pub fn advance(&self, by: Millis) {
-        if let Clock::Manual(now) = self {
-            now.fetch_add(by, Ordering::SeqCst);
+        if let Clock::Manual(passed, _) = self {
+            passed.fetch_add(by, Ordering::SeqCst);
+        }
+    }
+
+    /// Sets the wall time of a manual clock, as a person does: no time passes.
+    pub fn set_ahead(&self, by: Millis) {
+        if let Clock::Manual(_, ahead) = self {
+            ahead.fetch_add(by, Ordering::SeqCst);
         }
     }
 }

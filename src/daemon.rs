@@ -463,13 +463,11 @@ struct Keeper {
 
 impl Keeper {
     fn new(store: &Store) -> Keeper {
-        let mut wal = store.path().as_os_str().to_owned();
-        wal.push("-wal");
         Keeper {
             watchdog: sd_notify::watchdog_enabled().map(|limit| limit / 3),
             fed: Instant::now(),
             looked: Instant::now(),
-            wal: wal.into(),
+            wal: store.log_path(),
         }
     }
 

@@ -7,9 +7,11 @@
 use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde_json::value::RawValue;
 use url::Url;
 
-use crate::job::{Job, SavedFile};
+use crate::job::{Job, JobId, Millis, SavedFile, Size};
 use crate::mp4::Movie;
 use crate::provider::{Opened, Provider};
 use crate::sink::{Origin, Partial, Resume, Sink, SinkError};
@@ -559,9 +561,13 @@ async fn saved(downloads: &Downloads, job: &Job, file: SavedFile, movie: &Movie)
     if downloads.sidecar
         && let Err(error) = downloads
             .sink
-            .write_sidecar(Path::new(&file.path), &sidecar(job, &file, movie))
+            .write_sidecar(Path::new(&file.path), sidecar(job, &file, movie))
             .await
     {
+        // The folder's disk fails: the video beside it is no safer.
+        if let SinkError::Fsync { .. } = error {
+            return failed(error);
+        }
         tracing::warn!(job = job.id, %error, "the file beside the video could not be written");
         notes.push(format!("no sidecar: {error}"));
     }
@@ -572,28 +578,47 @@ async fn saved(downloads: &Downloads, job: &Job, file: SavedFile, movie: &Movie)
 }
 
 /// What stands in the file beside a video: enough to know it by without the queue.
-fn sidecar(job: &Job, file: &SavedFile, movie: &Movie) -> serde_json::Value {
+fn sidecar(job: &Job, file: &SavedFile, movie: &Movie) -> String {
+    #[derive(Serialize)]
+    struct Sidecar<'a> {
+        id: JobId,
+        key: Option<&'a str>,
+        batch: &'a str,
+        prompt: &'a str,
+        image_url: &'a str,
+        duration: u32,
+        size: Size,
+        metadata: Option<Box<RawValue>>,
+        task_id: Option<&'a str>,
+        created_at: Millis,
+        submitted_at: Option<Millis>,
+        completed_at: Option<Millis>,
+        file: &'a SavedFile,
+        video: serde_json::Value,
+    }
     let spec = &job.spec;
-    let metadata = spec
-        .metadata
-        .as_deref()
-        .and_then(|text| serde_json::from_str(text).ok());
-    serde_json::json!({
-        "id": job.id,
-        "key": spec.key,
-        "batch": spec.batch,
-        "prompt": spec.prompt,
-        "image_url": spec.image_url,
-        "duration": spec.duration,
-        "size": spec.size,
-        "metadata": metadata.unwrap_or(serde_json::Value::Null),
-        "task_id": job.task_id,
-        "created_at": job.created_at,
-        "submitted_at": job.submitted_at,
-        "completed_at": job.completed_at,
-        "file": file,
-        "video": { "duration_ms": movie.duration_ms, "width": movie.width, "height": movie.height },
-    })
+    let sidecar = Sidecar {
+        id: job.id,
+        key: spec.key.as_deref(),
+        batch: &spec.batch,
+        prompt: &spec.prompt,
+        image_url: &spec.image_url,
+        duration: spec.duration,
+        size: spec.size,
+        metadata: spec.metadata_json(),
+        task_id: job.task_id.as_deref(),
+        created_at: job.created_at,
+        submitted_at: job.submitted_at,
+        completed_at: job.completed_at,
+        file,
+        video: serde_json::json!({
+            "duration_ms": movie.duration_ms,
+            "width": movie.width,
+            "height": movie.height,
+        }),
+    };
+    // Texts, numbers and members: nothing of it can fail to be JSON.
+    serde_json::to_string_pretty(&sidecar).unwrap_or_default() + "\n"
 }
 
 /// What is unlike what was asked. The video is kept all the same: it is paid for.

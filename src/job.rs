@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::money::Money;
 
@@ -139,6 +140,16 @@ impl JobSpec {
         }
     }
 
+    /// The metadata to be put into JSON, as it is but on one line: in JSON a line
+    /// ends only where any blank may stand.
+    pub fn metadata_json(&self) -> Option<Box<RawValue>> {
+        let text = self.metadata.as_deref()?;
+        RawValue::from_string(text.replace(['\n', '\r'], " "))
+            // Somebody got round the table's rules: at least its text.
+            .or_else(|_| to_raw_value(text))
+            .ok()
+    }
+
     /// Every rule that this job breaks; empty for a good one.
     pub fn faults(&self) -> Vec<FieldFault> {
         let mut faults = Vec::new();
@@ -211,9 +222,12 @@ fn is_http_url(text: &str) -> bool {
         && !text.contains([' ', '\t', '\n', '\r'])
 }
 
+/// An object as SQLite's `json_valid` sees it: its numbers may be beyond all range,
+/// its texts half of a surrogate pair. How deep it may be the database says:
+/// SQLite's limit has changed. This walk is not recursive.
 fn is_json_object(text: &str) -> bool {
     text.len() <= MAX_METADATA
-        && serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
+        && serde_json::from_str::<&RawValue>(text).is_ok_and(|json| json.get().starts_with('{'))
 }
 
 /// One field of a job that breaks a rule.

@@ -69,7 +69,7 @@ impl<'a> From<&'a Job> for JobView<'a> {
             size: spec.size,
             priority: spec.priority,
             not_before: spec.not_before,
-            metadata: spec.metadata.as_deref().and_then(raw),
+            metadata: spec.metadata_json(),
             attempt: job.attempt,
             cost: money(job.cost),
             due_at: job.due_at,
@@ -79,12 +79,6 @@ impl<'a> From<&'a Job> for JobView<'a> {
             finished_at: job.finished_at,
         }
     }
-}
-
-/// A job as a value, for a caller that adds to it.
-pub fn job(job: &Job) -> Value {
-    // Numbers, texts and JSON: nothing in it can fail to be a value.
-    serde_json::to_value(JobView::from(job)).unwrap_or_default()
 }
 
 /// A line of the ledger.
@@ -132,13 +126,25 @@ impl<'a> From<&'a LedgerRow> for SubmissionView<'a> {
 }
 
 /// A job with where its task belongs, its ledger and its history.
-pub fn detail(of: &Job, ledger: &[LedgerRow], history: &[Event]) -> Value {
-    let ledger: Vec<SubmissionView> = ledger.iter().map(SubmissionView::from).collect();
-    let mut value = job(of);
-    value["endpoint"] = json!(of.endpoint);
-    value["submissions"] = json!(ledger);
-    value["events"] = json!(history);
-    value
+#[derive(Debug, Serialize)]
+pub struct Detail<'a> {
+    #[serde(flatten)]
+    job: JobView<'a>,
+    endpoint: Option<&'a str>,
+    submissions: Vec<SubmissionView<'a>>,
+    events: &'a [Event],
+}
+
+impl<'a> Detail<'a> {
+    /// Puts them together.
+    pub fn new(job: &'a Job, ledger: &'a [LedgerRow], events: &'a [Event]) -> Detail<'a> {
+        Detail {
+            job: job.into(),
+            endpoint: job.endpoint.as_deref(),
+            submissions: ledger.iter().map(SubmissionView::from).collect(),
+            events,
+        }
+    }
 }
 
 /// How the queue stands.
@@ -289,19 +295,10 @@ pub fn money(amount: Money) -> f64 {
     amount.micros() as f64 / 1e6
 }
 
-/// The text of a JSON object as it is, unless it would break a line.
-fn raw(text: &str) -> Option<Box<RawValue>> {
-    let text = if text.contains(['\n', '\r']) {
-        serde_json::from_str::<Value>(text).ok()?.to_string()
-    } else {
-        text.to_owned()
-    };
-    RawValue::from_string(text).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::JobSpec;
 
     #[test]
     fn amounts_are_written_as_they_are() {
@@ -313,8 +310,19 @@ mod tests {
 
     #[test]
     fn metadata_is_handed_through_on_one_line() {
-        let text = |metadata: &str| raw(metadata).unwrap().get().to_owned();
-        assert_eq!(text(r#"{"b": 1.00,"a":2}"#), r#"{"b": 1.00,"a":2}"#);
-        assert_eq!(text("{\"a\":\n1}"), r#"{"a":1}"#);
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(999), "]".repeat(999));
+        for (metadata, shown) in [
+            (r#"{"b": 1.00,"a":2}"#, r#"{"b": 1.00,"a":2}"#),
+            ("{\"a\":\r\n1}\n", "{\"a\":  1}"),
+            (r#"{"a":1e999}"#, r#"{"a":1e999}"#),
+            (r#"{"\udead":"\ud800"}"#, r#"{"\udead":"\ud800"}"#),
+            (&deep, &deep),
+            // Past the table's rules.
+            ("{\"a\":1", r#""{\"a\":1""#),
+        ] {
+            let mut spec = JobSpec::new("p", "https://e");
+            spec.metadata = Some(metadata.to_owned());
+            assert_eq!(spec.metadata_json().unwrap().get(), shown);
+        }
     }
 }

@@ -22,7 +22,7 @@ use crate::job::{DEFAULT_BATCH, DEFAULT_DURATION, JobSpec, Size};
 use crate::money::Money;
 use crate::store::{Insertion, Open, Store, StoreError};
 use crate::view;
-use reading::{Batch, Complaints, Found, Plan, Portion, Source};
+use reading::{Batch, Complaints, Found, Handed, Plan, Source};
 use report::{Added, LeftOut, MAX_IDS, report, say_cap};
 
 const AFTER_HELP: &str = "\
@@ -334,8 +334,8 @@ async fn insert(store: &Store, plan: Plan, args: &Args) -> Result<Added, Failure
             let mut left_out = LeftOut::default();
             while let Some(portion) = receiver.recv().await {
                 match portion {
-                    Portion::Bad => return Err(Stop::Bad),
-                    Portion::Jobs(specs) => {
+                    Handed::Bad => return Err(Stop::Bad),
+                    Handed::Jobs(specs) => {
                         insertion
                             .push(&specs, |there| left_out.note(&there))
                             .await?;

@@ -1,7 +1,6 @@
 //! `reelq check`: whether everything is as a daemon needs it.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -253,7 +252,7 @@ async fn examine(store: &Store, context: &Context, findings: &mut Findings) -> R
             )),
         );
     }
-    let wal = files::length_of(&log_of(store.path()));
+    let wal = files::length_of(&store.log_path());
     if wal > LONG_WAL {
         findings.warn(
             "database",
@@ -288,12 +287,6 @@ async fn examine(store: &Store, context: &Context, findings: &mut Findings) -> R
         findings.ok("clock", format::time(now));
     }
     Ok(())
-}
-
-fn log_of(database: &Path) -> PathBuf {
-    let mut path = OsString::from(database);
-    path.push("-wal");
-    PathBuf::from(path)
 }
 
 fn check_disk(settings: &Settings, findings: &mut Findings) {

@@ -198,7 +198,7 @@ fn show(context: &Context, jobs: &[Job], bill: &Bill) -> Result<(), Failure> {
     let cost = Money::from_micros(i64::try_from(bill.cost_micros).unwrap_or(i64::MAX));
     if context.json() {
         return context.out.json(&json!({
-            "jobs": jobs.iter().map(view::job).collect::<Vec<_>>(),
+            "jobs": jobs.iter().map(view::JobView::from).collect::<Vec<_>>(),
             "bill": { "accepted": bill.accepted, "refused": bill.refused, "cost": view::money(cost) },
         }));
     }

@@ -8,7 +8,7 @@ use super::format;
 use super::select::{self, JobRef, Outcome};
 use crate::job::{Job, Millis};
 use crate::store::{Event, LedgerRow, Open};
-use crate::view;
+use crate::view::Detail;
 
 const AFTER_HELP: &str = "\
     With --json it is the job with the columns of the table `jobs`, and beside them `submissions` \
@@ -51,7 +51,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
     let ledger = store.ledger(Some(job.id), None, None).await?;
     let history = store.history(job.id).await?;
     if context.json() {
-        context.out.json(&view::detail(&job, &ledger, &history))?;
+        context.out.json(&Detail::new(&job, &ledger, &history))?;
     } else {
         let now = context.clock.now();
         print_job(&job, now, context)?;

@@ -3,7 +3,7 @@
 //! The body goes to a file first, so that a slow client holds no lock of the
 //! database, and is read from there twice: once to judge it, once to insert it.
 
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,11 +14,13 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
 use super::input::{broken_off, media_type, patient, wrong_type};
-use crate::intake::{Defaults, Entry, Format, LineFault, ReadError, read};
+use crate::intake::{Defaults, Format, LineFault, Portion, ReadError, read};
 use crate::job::{JobId, JobSpec};
 use crate::store::{Insertion, StoreError, There};
 
@@ -37,8 +39,8 @@ const TOLD: usize = 100;
 /// Ids in an answer; of more, the first and the last are told.
 const IDS: usize = 10_000;
 
-/// Jobs that are read at once.
-const PORTION: usize = 1_000;
+/// Portions that wait for the database.
+const WAITING: usize = 2;
 
 const TYPES: &str = "application/x-ndjson (one JSON object a line) or application/json (an array)";
 
@@ -53,25 +55,45 @@ pub(super) async fn add(State(app): State<Arc<App>>, headers: HeaderMap, body: B
         other => return Err(wrong_type(other, TYPES)),
     };
     let spool = spool(app.store().path(), body).await?;
-    let format = match format {
-        Some(format) => format,
-        None => sniff(&spool)?,
-    };
-    let judged = reopen(&spool)?;
-    tokio::task::spawn_blocking(move || check(format, judged))
-        .await
-        .map_err(|_| ApiError::internal())??;
+    let (format, source) = tokio::task::spawn_blocking(move || {
+        let format = match format {
+            Some(format) => format,
+            None => sniff(&spool)?,
+        };
+        check(format, reopen(&spool)?)?;
+        Ok::<_, ApiError>((format, reopen(&spool)?))
+    })
+    .await
+    .map_err(|_| ApiError::internal())??;
     let store = Arc::clone(&app.http.store);
-    let source = reopen(&spool)?;
     let added: Result<Added, BulkError> = app
         .change(async move {
-            let mut entries = read(format, source, &Defaults::default());
+            let (sender, mut portions) = mpsc::channel(WAITING);
+            let mut reading = tokio::task::spawn_blocking(move || hand_on(format, source, &sender));
             store
-                .insert_with(async |insertion| insert(&mut entries, insertion).await)
+                .insert_with(async |insertion| insert(&mut portions, &mut reading, insertion).await)
                 .await
         })
         .await?;
-    Ok(ok(&json!(added?)))
+    Ok(ok(&added?))
+}
+
+/// Reads every job, one portion at a time, until nobody takes them any more.
+fn hand_on(
+    format: Format,
+    source: impl BufRead,
+    sender: &mpsc::Sender<Vec<JobSpec>>,
+) -> Result<(), ReadError> {
+    let mut portion = Portion::default();
+    for entry in read(format, source, &Defaults::default()) {
+        if let Some(full) = portion.push(entry?.spec)
+            && sender.blocking_send(full).is_err()
+        {
+            return Ok(());
+        }
+    }
+    let _ = sender.blocking_send(portion.take());
+    Ok(())
 }
 
 /// What went in and what was there, in the words of `reelq add --json`.
@@ -98,19 +120,14 @@ struct Differing {
     id: JobId,
 }
 
-/// Inserts every entry, one portion at a time.
+/// Inserts every portion that the reading hands on.
 async fn insert(
-    entries: &mut (impl Iterator<Item = Result<Entry, ReadError>> + Send),
+    portions: &mut mpsc::Receiver<Vec<JobSpec>>,
+    reading: &mut JoinHandle<Result<(), ReadError>>,
     insertion: &mut Insertion<'_>,
 ) -> Result<Added, BulkError> {
     let (mut there, mut differing, mut differing_keys) = (Vec::new(), Vec::new(), 0);
-    loop {
-        let portion: Result<Vec<JobSpec>, ReadError> =
-            entries.take(PORTION).map(|entry| Ok(entry?.spec)).collect();
-        let portion = portion?;
-        if portion.is_empty() {
-            break;
-        }
+    while let Some(portion) = portions.recv().await {
         let note = |found: There<'_>| {
             if there.len() < IDS {
                 there.push(found.id);
@@ -126,6 +143,8 @@ async fn insert(
         };
         insertion.push(&portion, note).await?;
     }
+    // Whether that was the end.
+    reading.await??;
     let (inserted, existing) = (insertion.inserted(), insertion.existing());
     let ids = insertion.ids(IDS as u32).await?;
     let all = |ids: Vec<JobId>, count: u64| (ids.len() as u64 == count).then_some(ids);
@@ -145,6 +164,14 @@ enum BulkError {
     Store(StoreError),
     /// What was judged good could not be read again.
     Changed(ReadError),
+    /// The reading broke off: a bug.
+    Broken(JoinError),
+}
+
+impl From<JoinError> for BulkError {
+    fn from(error: JoinError) -> BulkError {
+        BulkError::Broken(error)
+    }
 }
 
 impl From<StoreError> for BulkError {
@@ -165,6 +192,10 @@ impl From<BulkError> for ApiError {
             BulkError::Store(error) => error.into(),
             BulkError::Changed(error) => {
                 tracing::error!(%error, "a body that was stored cannot be read again");
+                ApiError::internal()
+            }
+            BulkError::Broken(error) => {
+                tracing::error!(%error, "the reading of a body broke off: a bug");
                 ApiError::internal()
             }
         }
@@ -271,4 +302,23 @@ fn check(format: Format, source: impl Read) -> ApiResult<()> {
     };
     let error = ApiError::bad("invalid_jobs", message);
     Err(error.with("lines", json!(told)).of("jobs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_jobs_are_read_a_few_at_a_time() {
+        let prompt = "p".repeat(100_000);
+        let line = format!("{{\"prompt\":\"{prompt}\",\"image_url\":\"https://example.com/1\"}}\n");
+        let (sender, mut portions) = mpsc::channel(10);
+        hand_on(Format::Jsonl, line.repeat(50).as_bytes(), &sender).unwrap();
+        drop(sender);
+        let mut lengths = Vec::new();
+        while let Some(portion) = portions.blocking_recv() {
+            lengths.push(portion.len());
+        }
+        assert_eq!(lengths, [21, 21, 8]);
+    }
 }

@@ -35,7 +35,7 @@ const HEAD_BYTES: usize = 64 * 1024;
 const WRITE_TIME: Duration = Duration::from_secs(60);
 
 /// How long a stop waits for answers that are being sent.
-const LAST_ANSWERS: Duration = Duration::from_secs(5);
+pub const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
 /// Others than the owner's group cannot connect.
 const SOCKET_MODE: u32 = 0o660;
@@ -168,7 +168,9 @@ async fn answer(stream: Stream, router: Router, mut closing: watch::Receiver<boo
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
-        .max_buf_size(HEAD_BYTES);
+        .max_buf_size(HEAD_BYTES)
+        // The buffer alone lets twice as much in, where it comes at once.
+        .max_header_size(HEAD_BYTES);
     let service = TowerToHyperService::new(router);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {

@@ -12,6 +12,7 @@ use super::input::{body, media_type, members, wrong_type};
 use super::params::{Given, judge};
 use super::{App, form, videos};
 use crate::job::{Job, JobId, JobSpec, MAX_NAME, Millis};
+use crate::store::{Store, StoreError};
 
 /// OpenAI's SDKs send a request again by themselves within this time.
 const RETRIES: Millis = 15 * 60_000;
@@ -41,11 +42,16 @@ fn from_json(bytes: &[u8]) -> ApiResult<Vec<Given>> {
     members(bytes)?
         .into_iter()
         .map(|(name, raw)| {
-            // Only half of a surrogate pair or a number beyond all range fails here.
-            let value = serde_json::from_str(raw.get()).map_err(|error| {
-                let message = format!("{name} cannot be read: {error}");
-                ApiError::param(name.clone(), "invalid_value", message)
-            })?;
+            let value = match serde_json::from_str(raw.get()) {
+                Ok(value) => value,
+                // Half of a surrogate pair, a number beyond all range, or deep: it is
+                // only handed through.
+                Err(_) if name == "metadata" => Value::from(raw.get()),
+                Err(error) => {
+                    let message = format!("{name} cannot be read: {error}");
+                    return Err(ApiError::param(name, "invalid_value", message));
+                }
+            };
             Ok(Given {
                 value,
                 source: Some(raw.get().to_owned()),
@@ -77,29 +83,43 @@ fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
 
 /// Puts the job into the queue. False: it was there already.
 async fn insert(app: &Arc<App>, spec: JobSpec, headers: &HeaderMap) -> ApiResult<(Job, bool)> {
-    if spec.key.is_none()
-        && is_repeat(headers)
-        && let Some(id) = app
-            .store()
-            .twin(&spec, app.http.clock.now() - RETRIES)
-            .await?
-    {
-        return Ok((find(app, id).await?, false));
-    }
+    let repeats = spec.key.is_none() && is_repeat(headers);
+    let since = repeats.then(|| app.http.clock.now() - RETRIES);
     let store = Arc::clone(&app.http.store);
     let wanted = spec.clone();
-    let added = app
-        .change(async move { store.insert(std::slice::from_ref(&wanted)).await })
+    let (id, is_new) = app
+        .change(async move { insert_once(&store, &wanted, since).await })
         .await??;
-    match (added.inserted.first(), added.existing.first()) {
-        (Some(id), _) => Ok((find(app, *id).await?, true)),
-        (None, Some(id)) => {
-            let job = find(app, *id).await?;
-            check_same(app, &job, &spec).await?;
-            Ok((job, false))
-        }
-        (None, None) => Err(ApiError::internal()),
+    let job = find(app, id.ok_or_else(ApiError::internal)?).await?;
+    if !is_new && spec.key.is_some() {
+        check_same(app, &job, &spec).await?;
     }
+    Ok((job, is_new))
+}
+
+/// The job's id, and whether it is new. `since`: it is a repeat, whose first
+/// may still have been waiting for the lock when the client gave it up. So its
+/// twin is looked for with the lock in hand.
+async fn insert_once(
+    store: &Store,
+    spec: &JobSpec,
+    since: Option<Millis>,
+) -> Result<(Option<JobId>, bool), StoreError> {
+    store
+        .insert_with(async |insertion| {
+            if let Some(since) = since
+                && let Some(twin) = insertion.twin(spec, since).await?
+            {
+                return Ok((Some(twin), false));
+            }
+            let mut of_key = None;
+            insertion
+                .push(std::slice::from_ref(spec), |there| of_key = Some(there.id))
+                .await?;
+            let new = insertion.last();
+            Ok((new.or(of_key), new.is_some()))
+        })
+        .await
 }
 
 /// OpenAI's SDKs count their own repeats of a request and give it no key of
@@ -128,11 +148,10 @@ async fn check_same(app: &Arc<App>, job: &Job, spec: &JobSpec) -> ApiResult<()> 
         let message = format!("the key belongs to video_{id}, which was deleted; use another key");
         return Err(ApiError::conflict("key_of_deleted_video", message).of("key"));
     }
-    let object = |text: &Option<String>| {
-        text.as_deref()
-            .and_then(|text| serde_json::from_str::<Value>(text).ok())
-    };
-    let same = object(&job.spec.metadata) == object(&spec.metadata)
+    let object = |spec: &JobSpec| serde_json::from_str::<Value>(spec.metadata.as_deref()?).ok();
+    let same_metadata = job.spec.metadata == spec.metadata
+        || object(&job.spec).is_some_and(|was| object(spec) == Some(was));
+    let same = same_metadata
         && JobSpec {
             metadata: None,
             ..job.spec.clone()

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::store::StoreError;
@@ -159,16 +160,18 @@ impl IntoResponse for ApiError {
 }
 
 /// An answer of JSON.
-pub(super) fn reply(status: StatusCode, body: &Value) -> Response {
+pub(super) fn reply(status: StatusCode, body: &impl Serialize) -> Response {
     let json = HeaderValue::from_static("application/json");
     let headers = [
         (header::CONTENT_TYPE, json),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    (status, headers, body.to_string()).into_response()
+    // Texts, numbers, lists and members: nothing of it can fail to be JSON.
+    let text = serde_json::to_string(body).unwrap_or_default();
+    (status, headers, text).into_response()
 }
 
 /// 200 with JSON.
-pub(super) fn ok(body: &Value) -> Response {
+pub(super) fn ok(body: &impl Serialize) -> Response {
     reply(StatusCode::OK, body)
 }

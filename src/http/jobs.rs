@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use serde_json::json;
+use serde::Serialize;
 
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
@@ -13,7 +13,7 @@ use super::input::{JobName, Query, command, surplus, value};
 use crate::job::{Event, Job, JobId, State as JobState, is_task_id};
 use crate::step::{self, Illegal};
 use crate::store::{Edited, Filter};
-use crate::view;
+use crate::view::{Detail, JobView};
 
 /// A page of a list, if nothing else is asked for.
 const PAGE: i64 = 100;
@@ -55,11 +55,18 @@ pub(super) async fn list(State(app): State<Arc<App>>, query: Query) -> ApiResult
     let mut jobs = app.store().list(&filter).await?;
     let more = jobs.len() > limit as usize;
     jobs.truncate(limit as usize);
-    Ok(ok(&json!({
-        "jobs": jobs.iter().map(view::job).collect::<Vec<_>>(),
-        "last_id": jobs.last().map(|job| job.id),
-        "has_more": more,
-    })))
+    Ok(ok(&Page {
+        jobs: jobs.iter().map(JobView::from).collect(),
+        last_id: jobs.last().map(|job| job.id),
+        has_more: more,
+    }))
+}
+
+#[derive(Serialize)]
+struct Page<'a> {
+    jobs: Vec<JobView<'a>>,
+    last_id: Option<JobId>,
+    has_more: bool,
 }
 
 pub(super) async fn get(State(app): State<Arc<App>>, id: JobName) -> ApiResult {
@@ -68,7 +75,7 @@ pub(super) async fn get(State(app): State<Arc<App>>, id: JobName) -> ApiResult {
     let job = store.job(number).await?.ok_or_else(|| unknown(&id))?;
     let ledger = store.ledger(Some(number), None, None).await?;
     let history = store.history(number).await?;
-    Ok(ok(&view::detail(&job, &ledger, &history)))
+    Ok(ok(&Detail::new(&job, &ledger, &history)))
 }
 
 pub(super) async fn retry(
@@ -169,7 +176,7 @@ async fn edit(
         })
         .await??;
     match edited.first() {
-        Some(Edited::Changed(job) | Edited::Kept(job)) => Ok(ok(&view::job(job))),
+        Some(Edited::Changed(job) | Edited::Kept(job)) => Ok(ok(&JobView::from(&**job))),
         Some(Edited::Refused(illegal)) => Err(refused(illegal)),
         Some(Edited::Missing(_)) | None => Err(unknown(id)),
     }

@@ -36,6 +36,7 @@ use crate::config::Listen;
 use crate::stats::Stats;
 use crate::step::Policy;
 use crate::store::{Store, StoreError};
+pub use conn::LAST_ANSWERS;
 use conn::Listener;
 use error::ApiError;
 use guard::Door;
@@ -115,7 +116,7 @@ pub async fn bind(listen: &Listen) -> Result<Bound, HttpError> {
 }
 
 /// Answers requests until `stop` ends; then lets the last answers out, which
-/// takes at most five seconds.
+/// takes at most [`LAST_ANSWERS`].
 ///
 /// # Errors
 /// [`HttpError::Open`] where other machines could come in without a token.

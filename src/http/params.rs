@@ -4,6 +4,7 @@
 //! the provider forbids, is refused by name.
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::error::ApiError;
 use crate::intake::{Defaults, FIELDS, spec_from_json};
@@ -210,7 +211,7 @@ impl Draft {
     fn metadata(&mut self, given: &Given) {
         let json = match given.object_text() {
             None => given.json(),
-            Some(text) => match serde_json::from_str::<Value>(text) {
+            Some(text) => match serde_json::from_str::<&RawValue>(text) {
                 Ok(_) => text.to_owned(),
                 Err(error) => return self.not_an_object(&given.name, &error),
             },

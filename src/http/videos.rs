@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
 use super::input::{JobName, Query};
-use crate::job::{Event, Job, Millis, State as JobState};
+use crate::job::{Event, Job, Millis, Size, State as JobState};
 use crate::step;
 use crate::store::{Edited, StoreError};
-use crate::view;
+use crate::view::JobView;
 
 /// A page of a list, if nothing else is asked for; OpenAI's own.
 const PAGE: i64 = 20;
@@ -19,8 +20,27 @@ const PAGE: i64 = 20;
 /// The longest page.
 const LONGEST_PAGE: i64 = 100;
 
+/// A video in OpenAI's words, with the job that it is.
+#[derive(Serialize)]
+pub(super) struct Video<'a> {
+    id: String,
+    object: &'static str,
+    status: &'static str,
+    progress: u8,
+    created_at: i64,
+    completed_at: Option<i64>,
+    expires_at: Option<i64>,
+    model: &'a str,
+    prompt: &'a str,
+    seconds: String,
+    size: Size,
+    error: Value,
+    remixed_from_video_id: Option<String>,
+    reelq: JobView<'a>,
+}
+
 /// The video that a job stands for.
-pub(super) fn object(job: &Job, model: &str) -> Value {
+pub(super) fn object<'a>(job: &'a Job, model: &'a str) -> Video<'a> {
     let status = match job.state {
         // An SDK that polls goes on: a person's word moves an unconfirmed job.
         JobState::Pending | JobState::Submitting | JobState::Unconfirmed => "queued",
@@ -39,22 +59,22 @@ pub(super) fn object(job: &Job, model: &str) -> Value {
         _ => Value::Null,
     };
     let done = job.state == JobState::Done;
-    json!({
-        "id": name(job),
-        "object": "video",
-        "status": status,
-        "progress": if done { 100 } else { job.progress },
-        "created_at": seconds(job.created_at),
-        "completed_at": job.finished_at.filter(|_| done).map(seconds),
-        "expires_at": null,
-        "model": model,
-        "prompt": job.spec.prompt,
-        "seconds": job.spec.duration.to_string(),
-        "size": job.spec.size,
-        "error": error,
-        "remixed_from_video_id": null,
-        "reelq": view::job(job),
-    })
+    Video {
+        id: name(job),
+        object: "video",
+        status,
+        progress: if done { 100 } else { job.progress },
+        created_at: seconds(job.created_at),
+        completed_at: job.finished_at.filter(|_| done).map(seconds),
+        expires_at: None,
+        model,
+        prompt: &job.spec.prompt,
+        seconds: job.spec.duration.to_string(),
+        size: job.spec.size,
+        error,
+        remixed_from_video_id: None,
+        reelq: job.into(),
+    }
 }
 
 /// `video_12`.
@@ -98,14 +118,22 @@ pub(super) async fn list(State(app): State<Arc<App>>, query: Query) -> ApiResult
         .videos(after, newest_first, limit as u32)
         .await?;
     let model = &app.http.model;
-    let data: Vec<Value> = jobs.iter().map(|job| object(job, model)).collect();
-    Ok(ok(&json!({
-        "object": "list",
-        "data": data,
-        "first_id": jobs.first().map(name),
-        "last_id": jobs.last().map(name),
-        "has_more": more,
-    })))
+    Ok(ok(&Page {
+        object: "list",
+        data: jobs.iter().map(|job| object(job, model)).collect(),
+        first_id: jobs.first().map(name),
+        last_id: jobs.last().map(name),
+        has_more: more,
+    }))
+}
+
+#[derive(Serialize)]
+struct Page<'a> {
+    object: &'static str,
+    data: Vec<Video<'a>>,
+    first_id: Option<String>,
+    last_id: Option<String>,
+    has_more: bool,
 }
 
 pub(super) async fn get(State(app): State<Arc<App>>, id: JobName) -> ApiResult {

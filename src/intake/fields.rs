@@ -1,9 +1,11 @@
 //! The fields of a job: their names, their values, and what is said of them.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use jiff::civil::DateTime;
 use jiff::{Timestamp, Zoned};
+use serde::de::IgnoredAny;
 use strsim::osa_distance;
 
 use super::Defaults;
@@ -14,6 +16,9 @@ use crate::job::{
 
 /// The most faults that are told of one entry; further ones are counted.
 pub const MAX_FAULTS: usize = 32;
+
+/// SQLite reads no JSON that is nested deeper.
+const MAX_DEPTH: usize = 1_000;
 
 /// The names that an entry may use, in the order of the documentation.
 pub const FIELDS: [&str; 9] = [
@@ -285,10 +290,18 @@ impl Draft {
             return;
         }
         let mut text = self.metadata.take().unwrap_or_else(|| "{}".to_owned());
-        let Ok(there) = members(&text) else {
-            // Put back, for `finish` to refuse.
-            self.metadata = Some(text);
-            return;
+        let there: HashMap<String, IgnoredAny> = match serde_json::from_str(&text) {
+            Ok(there) => there,
+            Err(error) => {
+                // What is no JSON at all `finish` refuses in its own words.
+                if error.is_syntax() && serde_json::from_str::<IgnoredAny>(&text).is_ok() {
+                    let what = complaint(&error);
+                    let reason = format!("has a name that a column's may equal: {what}");
+                    self.blame(Field::Metadata, reason);
+                }
+                self.metadata = Some(text);
+                return;
+            }
         };
         text.truncate(text.trim_end().len());
         text.pop();
@@ -323,6 +336,14 @@ impl Draft {
             if !is_there && self.judged & field.bit() == 0 {
                 self.blame(field, "is missing");
             }
+        }
+        if self
+            .metadata
+            .as_deref()
+            .is_some_and(|text| depth(text) > MAX_DEPTH)
+        {
+            let reason = format!("must not be nested deeper than {MAX_DEPTH}");
+            self.blame(Field::Metadata, reason);
         }
         let spec = JobSpec {
             key: self.key.take(),
@@ -387,7 +408,7 @@ fn found(spec: &JobSpec, field: Field) -> String {
             if text.len() > MAX_METADATA {
                 return format!("{} of {} bytes", clip(text), text.len());
             }
-            let why = match members(text) {
+            let why = match serde_json::from_str::<IgnoredAny>(text) {
                 Err(error) if text.starts_with('{') => format!(": {}", complaint(&error)),
                 _ => String::new(),
             };
@@ -403,9 +424,25 @@ pub(super) fn complaint(error: &serde_json::Error) -> String {
     full.strip_suffix(&place).unwrap_or(&full).to_owned()
 }
 
-/// The members of a JSON object.
-fn members(text: &str) -> serde_json::Result<serde_json::Map<String, serde_json::Value>> {
-    serde_json::from_str(text)
+/// How deep the brackets of a JSON text are nested.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_text, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'{' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn size_rule(found: &str) -> String {

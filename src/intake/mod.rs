@@ -11,6 +11,7 @@ mod csv;
 mod fields;
 mod input;
 mod json;
+mod portion;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use crate::job::{FieldFault, JobSpec, Millis, Size};
 pub use fields::{FIELDS, MAX_FAULTS, parse_time};
 pub use input::MAX_ENTRY;
 pub use json::spec_from_json;
+pub use portion::Portion;
 
 /// How jobs are written in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -134,7 +134,7 @@ fn defaults_apply_where_nothing_is_said() {
 #[rustfmt::skip] // One line a case.
 fn json_values_are_judged_strictly() {
     let long = "x".repeat(201);
-    let deep = "[".repeat(200) + &"]".repeat(200);
+    let deep = |times: usize| "[".repeat(times) + &"]".repeat(times);
     for (members, expected) in [
         // Numbers.
         (r#""duration":6.0"#, "1 ok"),
@@ -168,8 +168,11 @@ fn json_values_are_judged_strictly() {
         (r#""metadata":{}"#, "1 ok"),
         (r#""metadata":[]"#, "1 metadata must be a JSON object, found []"),
         (r#""metadata":"{\"a\":1}""#, "1 metadata must be a JSON object, found \"{\\\"a\\\":1}\": write the object itself, not a text of it"),
-        (&format!(r#""metadata":{{"a":{deep}}}"#), &format!("1 metadata must be a JSON object of at most 65536 bytes, found {{\"a\":{}…: recursion limit exceeded", "[".repeat(55))),
-        (r#""metadata":{"a":"\udead"}"#, "1 metadata must be a JSON object of at most 65536 bytes, found {\"a\":\"\\udead\"}: lone leading surrogate in hex escape"),
+        (&format!(r#""metadata":{{"a":{}}}"#, deep(999)), "1 ok"),
+        (&format!(r#""metadata":{{"a":{}}}"#, deep(1_000)), "1 metadata must not be nested deeper than 1000"),
+        (&format!(r#""metadata":{{"a":"\\\"{}"}}"#, "[".repeat(2_000)), "1 ok"),
+        (r#""metadata":{"a":"\udead"}"#, "1 ok"),
+        (r#""metadata":{"a":1e999}"#, "1 ok"),
         // Nothing said.
         (r#""key":null,"batch":null,"duration":null,"size":null,"priority":null,"not_before":null,"metadata":null"#, "1 ok"),
         // Names.
@@ -406,12 +409,14 @@ fn columns_become_members_of_the_metadata() {
         ("metadata.a.b", " x ", Some(r#"{"a.b":" x "}"#)),
         ("metadata.z,metadata,metadata.b", r#"1," { ""a"" : 1.0 } ",2"#, Some(r#"{ "a" : 1.0 ,"z":"1","b":"2"}"#)),
         ("metadata.z,metadata", "1,{}", Some(r#"{"z":"1"}"#)),
+        ("metadata.z,metadata", r#"1,"{""a"":[1e999,""\udead""]}""#, Some(r#"{"a":[1e999,"\udead"],"z":"1"}"#)),
     ] {
         assert_eq!(read(header, row).as_deref(), expected, "{header} {row}");
     }
     for (header, row, expected) in [
         ("metadata,metadata.a", r#""{""a"":1}",2"#, "2 metadata.a is given twice: the metadata column has this name too"),
         ("metadata,metadata.a", "{a:1},2", "2 metadata must be a JSON object of at most 65536 bytes, found {a:1}: key must be a string"),
+        ("metadata,metadata.a", r#""{""\udead"":1}",2"#, "2 metadata has a name that a column's may equal: lone leading surrogate in hex escape"),
         ("metadata", "[]", "2 metadata must be a JSON object of at most 65536 bytes, found []"),
     ] {
         let text = format!("prompt,image_url,{header}\np,https://i,{row}\n");

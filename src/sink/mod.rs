@@ -411,15 +411,14 @@ impl Sink {
         Ok(finished)
     }
 
-    /// Writes `NAME.json` beside a video, in place of an older one: the whole
-    /// file or nothing, synced. Answers its path.
+    /// Writes `NAME.json` with this text beside a video, in place of an older
+    /// one: the whole file or nothing, synced. Answers its path.
     ///
     /// # Errors
     ///
     /// [`SinkError::Full`], [`SinkError::Fsync`] or [`SinkError::Io`].
-    pub async fn write_sidecar(&self, target: &Path, value: &serde_json::Value) -> Result<PathBuf> {
+    pub async fn write_sidecar(&self, target: &Path, text: String) -> Result<PathBuf> {
         let path = Paths::of(target)?.sidecar;
-        let text = format!("{value:#}\n");
         blocking(target, move || {
             replace(&path, text.as_bytes(), true)?;
             Ok(path)

@@ -133,6 +133,14 @@ impl Store {
         Ok(lines.into_iter().filter(|line| line != "ok").collect())
     }
 
+    /// Where the log is: beside the real file, whatever links lead to it.
+    pub fn log_path(&self) -> PathBuf {
+        let real = self.path.canonicalize();
+        let mut log = real.unwrap_or_else(|_| self.path.clone()).into_os_string();
+        log.push("-wal");
+        log.into()
+    }
+
     /// Writes the log once more as it is read, and syncs it.
     ///
     /// Where a sync has failed, the kernel may forget the bytes and yet go on showing
@@ -145,7 +153,7 @@ impl Store {
         let mut writer = self.writer.lock().await;
         // Nobody appends to the log meanwhile.
         let tx = begin(&mut writer).await.map_err(|e| self.judge(e))?;
-        let log = log_of(&self.path);
+        let log = self.log_path();
         let done = tokio::task::spawn_blocking(move || rewrite(&log)).await;
         tx.rollback().await.map_err(|e| self.judge(e))?;
         done.map_err(std::io::Error::other)
@@ -155,16 +163,6 @@ impl Store {
                 reason: error.to_string(),
             })
     }
-}
-
-/// SQLite keeps the log beside the real file.
-fn log_of(database: &Path) -> PathBuf {
-    let real = database
-        .canonicalize()
-        .unwrap_or_else(|_| database.to_owned());
-    let mut log = real.into_os_string();
-    log.push("-wal");
-    log.into()
 }
 
 /// Writes a file's bytes over themselves. SQLite holds no lock on its log, so
@@ -184,5 +182,26 @@ fn rewrite(path: &Path) -> std::io::Result<()> {
         }
         file.write_all_at(&buffer[..read], at)?;
         at += read as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Open;
+
+    #[tokio::test]
+    async fn the_log_is_found_behind_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("q.db"), folder.path().join("link"));
+        Store::open(&real, Open::Create)
+            .await
+            .unwrap()
+            .close()
+            .await;
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let store = Store::open(&link, Open::Existing).await.unwrap();
+        store.set_fact("paused", Some(""), 0).await.unwrap();
+        assert!(store.log_path().metadata().unwrap().len() > 0);
     }
 }

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::row::{self, COLUMNS};
 use super::work::{Committed, set_aside, write_or_set_aside};
-use super::{COUNTED, Store, StoreError, begin};
+use super::{COUNTED, Store, StoreError, begin, spent_by};
 use crate::budget::{Scope, Spent};
 use crate::job::{Job, Millis};
 use crate::money::Money;
@@ -220,9 +220,8 @@ async fn spent(
         .fetch_one(&mut *conn)
         .await?;
     let sql = format!(
-        "SELECT max_cost, forgotten + (SELECT coalesce(sum(cost), 0) FROM submissions \
-         WHERE batch = name AND outcome IN {COUNTED}) \
-         FROM batches WHERE name = ? AND max_cost IS NOT NULL"
+        "SELECT max_cost, {} FROM batches WHERE name = ?1 AND max_cost IS NOT NULL",
+        spent_by("?1")
     );
     let capped: Option<(i64, i64)> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(batch)

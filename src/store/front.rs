@@ -6,11 +6,8 @@ use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite};
 use super::read::Event;
 use super::row::{self, COLUMNS};
 use super::{COUNTED, Store, StoreError};
-use crate::job::{Job, JobId, JobSpec, Millis, Outcome};
+use crate::job::{Job, JobId, Millis, Outcome};
 use crate::money::Money;
-
-/// A twin is looked for among so many of the newest jobs.
-const TWINS: i64 = 10_000;
 
 /// A portion of the history of all jobs.
 #[derive(Clone, Debug, Default)]
@@ -93,30 +90,6 @@ impl Store {
             .fetch_one(&self.readers)
             .await
             .map_err(|e| self.judge(e))
-    }
-
-    /// The newest job without a key that asks for exactly the same, inserted at
-    /// or after a time.
-    pub async fn twin(&self, spec: &JobSpec, since: Millis) -> Result<Option<JobId>, StoreError> {
-        sqlx::query_scalar(
-            "SELECT id FROM jobs WHERE id > (SELECT coalesce(max(id), 0) FROM jobs) - ?1 AND created_at >= ?2 \
-             AND key IS NULL AND batch = ?3 AND prompt = ?4 AND image_url = ?5 AND duration = ?6 \
-             AND size = ?7 AND priority = ?8 AND not_before IS ?9 AND metadata IS ?10 \
-             ORDER BY id DESC LIMIT 1",
-        )
-        .bind(TWINS)
-        .bind(since)
-        .bind(&spec.batch)
-        .bind(&spec.prompt)
-        .bind(&spec.image_url)
-        .bind(i64::from(spec.duration))
-        .bind(spec.size.as_str())
-        .bind(spec.priority)
-        .bind(spec.not_before)
-        .bind(&spec.metadata)
-        .fetch_optional(&self.readers)
-        .await
-        .map_err(|e| self.judge(e))
     }
 
     /// What happened after an event, of one batch or of all. Looks at no more

@@ -9,11 +9,14 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteR
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 
 use super::{Store, StoreError, begin, row};
-use crate::job::{JobId, JobSpec};
+use crate::job::{JobId, JobSpec, Millis};
 use crate::money::Money;
 
 /// Rows in one INSERT statement: large enough that the statement's own cost vanishes.
 const ROWS: usize = 500;
+
+/// A twin is looked for among so many of the newest jobs.
+const TWINS: i64 = 10_000;
 
 /// What became of the jobs of an `add`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -256,6 +259,37 @@ impl Insertion<'_> {
     /// The id of the last job that went in, if any did.
     pub fn last(&self) -> Option<JobId> {
         (self.last > self.before).then_some(self.last)
+    }
+
+    /// The newest job without a key that asks for exactly the same, inserted at
+    /// or after a time. Under the write lock: none can come in meanwhile.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn twin(
+        &mut self,
+        spec: &JobSpec,
+        since: Millis,
+    ) -> Result<Option<JobId>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT id FROM jobs WHERE id > (SELECT coalesce(max(id), 0) FROM jobs) - ?1 AND created_at >= ?2 \
+             AND key IS NULL AND batch = ?3 AND prompt = ?4 AND image_url = ?5 AND duration = ?6 \
+             AND size = ?7 AND priority = ?8 AND not_before IS ?9 AND metadata IS ?10 \
+             ORDER BY id DESC LIMIT 1",
+        )
+        .bind(TWINS)
+        .bind(since)
+        .bind(&spec.batch)
+        .bind(&spec.prompt)
+        .bind(&spec.image_url)
+        .bind(i64::from(spec.duration))
+        .bind(spec.size.as_str())
+        .bind(spec.priority)
+        .bind(spec.not_before)
+        .bind(&spec.metadata)
+        .fetch_optional(&mut *self.conn)
+        .await
+        .map_err(|e| self.store.judge(e))
     }
 
     /// Sets or lifts (`None`) the cap on what a batch may cost, with the insert.

@@ -46,6 +46,14 @@ const WAL_LIMIT: &str = "67108864";
 /// The outcomes of submissions that were charged, or may have been.
 const COUNTED: &str = "('in_flight', 'accepted', 'unknown')";
 
+/// What a batch has cost or may have cost, with what was pruned. `batch`: its name, in SQL.
+fn spent_by(batch: &str) -> String {
+    format!(
+        "(SELECT coalesce(sum(b.forgotten), 0) FROM batches b WHERE b.name = {batch}) \
+         + (SELECT coalesce(sum(s.cost), 0) FROM submissions s WHERE s.batch = {batch} AND s.outcome IN {COUNTED})"
+    )
+}
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Why the database did not do what was asked.

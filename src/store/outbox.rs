@@ -44,18 +44,42 @@ pub struct Message {
 }
 
 impl Store {
-    /// Starts to write messages: from now on, or from where it was left off.
-    pub async fn open_outbox(&self, now: Millis) -> Result<(), StoreError> {
+    /// Starts to write messages: from now on, or from where it was left off. The
+    /// clock may have been set back meanwhile: none was written later than now,
+    /// and none waits longer than until `latest`.
+    pub async fn open_outbox(&self, now: Millis, latest: Millis) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        sqlx::query(
-            "INSERT INTO facts (name, value, at) \
-             SELECT ?, CAST(coalesce(max(id), 0) AS TEXT), ? FROM events WHERE true ON CONFLICT (name) DO NOTHING",
-        )
-        .bind(CURSOR)
-        .bind(now)
-        .execute(&mut *writer)
-        .await
-        .map_err(|e| self.judge(e))?;
+        let result = async {
+            let mut tx = begin(&mut writer).await?;
+            sqlx::query(
+                "INSERT INTO facts (name, value, at) \
+                 SELECT ?, CAST(coalesce(max(id), 0) AS TEXT), ? FROM events WHERE true ON CONFLICT (name) DO NOTHING",
+            )
+            .bind(CURSOR)
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query(
+                "UPDATE outbox SET created_at = min(created_at, ?1), due_at = min(due_at, ?2) \
+                 WHERE created_at > ?1 OR due_at > ?2",
+            )
+            .bind(now)
+            .bind(latest)
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await
+        };
+        result.await.map_err(|e| self.judge(e))
+    }
+
+    /// The wall clock jumped by `delta`: every message's times move along.
+    pub async fn shift_outbox(&self, delta: Millis) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query("UPDATE outbox SET created_at = created_at + ?1, due_at = due_at + ?1")
+            .bind(delta)
+            .execute(&mut *writer)
+            .await
+            .map_err(|e| self.judge(e))?;
         Ok(())
     }
 

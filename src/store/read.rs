@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite};
 
 use super::row::{self, COLUMNS};
-use super::{COUNTED, Store, StoreError};
+use super::{COUNTED, Store, StoreError, spent_by};
 use crate::job::{Job, JobId, Millis, Outcome, State};
 use crate::money::Money;
 
@@ -392,16 +392,16 @@ impl Store {
             .collect())
     }
 
-    /// What was paid or may have been, ever, by one batch or by all.
+    /// What was paid or may have been, ever, by one batch or by all that the ledger holds.
     pub async fn cost_of(&self, batch: Option<&str>) -> Result<Money, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new(format!(
-            "SELECT coalesce(sum(cost), 0) FROM submissions WHERE outcome IN {COUNTED}"
-        ));
-        if let Some(batch) = batch {
-            query.push(" AND batch = ").push_bind(batch.to_owned());
-        }
-        query
-            .build_query_scalar()
+        let sql = match batch {
+            Some(_) => format!("SELECT {}", spent_by("?1")),
+            None => format!(
+                "SELECT coalesce(sum(cost), 0) FROM submissions WHERE ?1 IS NULL AND outcome IN {COUNTED}"
+            ),
+        };
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(batch)
             .fetch_one(&self.readers)
             .await
             .map(Money::from_micros)
@@ -411,9 +411,8 @@ impl Store {
     /// The batches whose cost is capped, by name.
     pub async fn caps(&self) -> Result<Vec<Cap>, StoreError> {
         let sql = format!(
-            "SELECT name, max_cost, forgotten + (SELECT coalesce(sum(s.cost), 0) FROM submissions s \
-             WHERE s.batch = name AND s.outcome IN {COUNTED}) \
-             FROM batches WHERE max_cost IS NOT NULL ORDER BY name"
+            "SELECT name, max_cost, {} FROM batches WHERE max_cost IS NOT NULL ORDER BY name",
+            spent_by("batches.name")
         );
         let rows: Vec<(String, i64, i64)> = sqlx::query_as(AssertSqlSafe(sql))
             .fetch_all(&self.readers)

@@ -12,6 +12,11 @@ use crate::step::{Illegal, LedgerLine, Transition};
 const KEPT: &str =
     "('its video is on disk: ' || target || '; `reelq retry` takes it up at no cost')";
 
+/// A waiting job whose time is reelq's own, not its producer's: a back-off has
+/// faults, what a cap holds has a note.
+const OWN_WAIT: &str = "state = 'pending' AND due_at IS NOT NULL AND (faults > 0 OR note IS NOT NULL) \
+                        AND due_at IS NOT not_before";
+
 /// How one transition of a commit fared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Committed {
@@ -340,11 +345,7 @@ impl Store {
         let result = async {
             let mut tx = begin(&mut writer).await?;
             // One statement a state: each has its own index.
-            for rows in [
-                "state = 'generating'",
-                "state = 'downloading'",
-                "state = 'pending' AND due_at IS NOT NULL AND faults > 0",
-            ] {
+            for rows in ["state = 'generating'", "state = 'downloading'", OWN_WAIT] {
                 let sql = format!(
                     "UPDATE jobs SET version = version + 1, give_up_at = give_up_at + ?1, \
                      due_at = due_at + ?1 WHERE {rows}"
@@ -368,11 +369,7 @@ impl Store {
             let mut tx = begin(&mut writer).await?;
             for (column, rows, latest) in [
                 ("due_at", "state = 'downloading'", bounds.backoff),
-                (
-                    "due_at",
-                    "state = 'pending' AND due_at IS NOT NULL AND faults > 0 AND coalesce(not_before, 0) < due_at",
-                    bounds.backoff,
-                ),
+                ("due_at", OWN_WAIT, bounds.backoff),
                 ("give_up_at", "state = 'generating'", bounds.deadline),
                 ("give_up_at", "state = 'downloading'", bounds.grace),
             ] {

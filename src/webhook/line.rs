@@ -45,6 +45,11 @@ impl Line {
         }
     }
 
+    /// The wall clock jumped by `delta`.
+    pub fn shift(&mut self, delta: Millis) {
+        self.until += delta;
+    }
+
     pub fn taken(&mut self) {
         *self = Line::default();
     }
@@ -76,6 +81,14 @@ mod tests {
             assert!(attempts > 9 || pause > last);
             last = pause;
         }
+    }
+
+    #[test]
+    fn a_pause_moves_along_with_the_clock() {
+        let mut line = Line::default();
+        line.failed(HOUR, Some(SECOND));
+        line.shift(-HOUR);
+        assert_eq!((line.room(0, 0), line.room(SECOND, 0)), (0, AT_ONCE));
     }
 
     #[test]

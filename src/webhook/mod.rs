@@ -16,15 +16,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use reqwest::{Client, StatusCode, header, redirect};
 use secrecy::SecretString;
+use serde::Serialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, JumpWatch};
 use crate::job::{FailureCode, Millis};
 use crate::store::{Absorbed, Event, Message, Store, StoreError};
-use crate::view;
+use crate::view::JobView;
 use line::{Line, backoff};
 pub use sign::Signer;
 
@@ -41,7 +42,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(250);
 
 /// How long a stop goes on trying to tell what settled last.
-const LAST_TRIES: Duration = Duration::from_millis(2_500);
+pub const LAST_TRIES: Duration = Duration::from_millis(2_500);
 
 /// Events in one transaction of the outbox.
 const PORTION: u32 = 200;
@@ -67,6 +68,7 @@ pub enum WebhookError {
 pub struct Webhooks {
     store: Arc<Store>,
     clock: Arc<Clock>,
+    jumps: JumpWatch,
     post: Arc<Post>,
     line: Line,
     in_hand: HashSet<i64>,
@@ -103,10 +105,12 @@ impl Webhooks {
             .timeout(TIMEOUT)
             .build()
             .map_err(WebhookError::Client)?;
-        store.open_outbox(clock.now()).await?;
+        let now = clock.now();
+        store.open_outbox(now, now + HOUR).await?;
         let queue = store.queue_id().to_owned();
         Ok(Webhooks {
             store,
+            jumps: JumpWatch::new(&clock),
             clock,
             post: Arc::new(Post {
                 client,
@@ -120,9 +124,9 @@ impl Webhooks {
         })
     }
 
-    /// Writes and sends until `stop` ends, and then what settled last, within two
-    /// seconds and a half. What is on the wire after that is sent again after the
-    /// next start.
+    /// Writes and sends until `stop` ends, and then what settled last, within
+    /// [`LAST_TRIES`]. What is on the wire after that is sent again after the next
+    /// start.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         let mut deadline = None;
@@ -145,9 +149,10 @@ impl Webhooks {
                 () = &mut stop, if deadline.is_none() => {
                     deadline = Some(Instant::now() + LAST_TRIES);
                 }
-                Some(Ok((message, end))) = sending.join_next() => {
+                Some(Ok((message, sent_at, end))) = sending.join_next() => {
                     self.in_hand.remove(&message.id);
-                    if let Err(error) = self.settle(&message, end).await {
+                    let age = sent_at - message.created_at;
+                    if let Err(error) = self.settle(&message, age, end).await {
                         tracing::warn!(%error, message = message.id, "a webhook may be sent again");
                         tokio::time::sleep(LOOK).await;
                     }
@@ -158,7 +163,11 @@ impl Webhooks {
     }
 
     /// Writes what settled and sends what is due.
-    async fn turn(&mut self, sending: &mut JoinSet<(Message, End)>) -> Result<(), StoreError> {
+    async fn turn(
+        &mut self,
+        sending: &mut JoinSet<(Message, Millis, End)>,
+    ) -> Result<(), StoreError> {
+        self.follow_clock().await?;
         loop {
             let now = self.clock.now();
             let (seen, more) = self.store.absorb(self.seen, PORTION, now, tell).await?;
@@ -187,13 +196,26 @@ impl Webhooks {
             let post = Arc::clone(&self.post);
             sending.spawn(async move {
                 let end = post.send(&message, now).await;
-                (message, end)
+                (message, now, end)
             });
         }
         Ok(())
     }
 
-    async fn settle(&mut self, message: &Message, end: End) -> Result<(), StoreError> {
+    /// Moves what waits along when the wall clock jumped, so that no pause
+    /// becomes a day and no message is given up early.
+    async fn follow_clock(&mut self) -> Result<(), StoreError> {
+        if let Some(delta) = self.jumps.jump(&self.clock) {
+            self.store.shift_outbox(delta).await?;
+            self.line.shift(delta);
+            self.jumps.followed(delta);
+        }
+        Ok(())
+    }
+
+    /// `age`: how long it had waited when it was sent.
+    async fn settle(&mut self, message: &Message, age: Millis, end: End) -> Result<(), StoreError> {
+        self.follow_clock().await?;
         let now = self.clock.now();
         let (id, kind, subject) = (message.id, &message.kind, &message.subject);
         match end {
@@ -206,7 +228,7 @@ impl Webhooks {
                 if self.line.failed(now, pause) {
                     tracing::warn!(reason, "webhooks are not taken; trying one at a time");
                 }
-                if now - message.created_at >= KEPT {
+                if age >= KEPT {
                     tracing::error!(
                         message = id,
                         kind,
@@ -226,31 +248,17 @@ impl Webhooks {
 
 /// The type and the payload of a message.
 fn tell(what: Absorbed<'_>) -> (&'static str, String) {
-    let (kind, event, data) = match what {
-        Absorbed::Job(job, event) => {
-            let data = json!({
-                "event_id": event.id,
-                "state": event.state,
-                "detail": event.detail,
-                "job": view::job(job),
-            });
-            (kind_of(event), event, data)
-        }
-        Absorbed::Unreadable(event) => {
-            let job = json!({
+    match what {
+        Absorbed::Job(job, event) => settled(event, JobView::from(job)),
+        Absorbed::Unreadable(event) => settled(
+            event,
+            json!({
                 "id": event.job_id,
                 "state": event.state,
                 "error_code": FailureCode::CorruptRow.as_str(),
                 "error_message": event.detail,
-            });
-            let data = json!({
-                "event_id": event.id,
-                "state": event.state,
-                "detail": event.detail,
-                "job": job,
-            });
-            (kind_of(event), event, data)
-        }
+            }),
+        ),
         Absorbed::Batch(name, counts, event) => {
             let by_state: serde_json::Map<_, _> = counts
                 .iter()
@@ -262,21 +270,50 @@ fn tell(what: Absorbed<'_>) -> (&'static str, String) {
                 "total": counts.total(),
                 "counts": by_state,
             });
-            ("batch.completed", event, data)
+            payload("batch.completed", event, data)
         }
-    };
-    let at = Timestamp::from_millisecond(event.at).unwrap_or(Timestamp::UNIX_EPOCH);
-    let payload = json!({ "type": kind, "timestamp": at.to_string(), "data": data });
-    (kind, payload.to_string())
+    }
 }
 
-fn kind_of(event: &Event) -> &'static str {
-    match event.state.as_str() {
+/// What is told of one job.
+fn settled(event: &Event, job: impl Serialize) -> (&'static str, String) {
+    #[derive(Serialize)]
+    struct Settled<'a, J> {
+        event_id: i64,
+        state: &'a str,
+        detail: Option<&'a str>,
+        job: J,
+    }
+    let kind = match event.state.as_str() {
         "done" => "job.done",
         "failed" => "job.failed",
         "cancelled" => "job.cancelled",
         _ => "job.unconfirmed",
+    };
+    let data = Settled {
+        event_id: event.id,
+        state: &event.state,
+        detail: event.detail.as_deref(),
+        job,
+    };
+    payload(kind, event, data)
+}
+
+fn payload(kind: &'static str, event: &Event, data: impl Serialize) -> (&'static str, String) {
+    #[derive(Serialize)]
+    struct Payload<D> {
+        r#type: &'static str,
+        timestamp: String,
+        data: D,
     }
+    let at = Timestamp::from_millisecond(event.at).unwrap_or(Timestamp::UNIX_EPOCH);
+    let payload = Payload {
+        r#type: kind,
+        timestamp: at.to_string(),
+        data,
+    };
+    // Texts, numbers and members: nothing of it can fail to be JSON.
+    (kind, serde_json::to_string(&payload).unwrap_or_default())
 }
 
 /// How a try ended.

@@ -543,6 +543,13 @@ fn a_cap_is_set_with_the_jobs_or_alone() {
         .ok()
         .prints("may cost 4.50");
     assert_eq!(cap(), json!(4.5));
+    // What is pruned still counts against it, and is told.
+    world.happen(1, 0, vec![claimed("0.60"), accepted("t"), task_failed()]);
+    world.run(&["prune", "--older-than", "1d"]).ok();
+    world
+        .run_with(LINE, &["add", "-", "--batch", "b", "--max-cost", "4.50"])
+        .ok()
+        .prints("batch b may cost 4.50 in all, 0.60 is spent or reserved\n");
     world
         .run(&["add", "--batch", "b", "--max-cost", "none"])
         .ok()
@@ -894,8 +901,10 @@ fn one_job_is_shown_with_its_ledger_and_history() {
 fn the_status_says_what_waits_and_why() {
     let world = World::with_config(PRICES);
     let ids = world.add(3, "b");
-    world.happen(ids[0], now(), vec![claimed("0.60"), accepted("t1")]);
-    world.happen(ids[1], now(), vec![claimed("0.60"), unknown()]);
+    // Of today, also if a day begins before they are counted.
+    let soon = now() + 3_600_000;
+    world.happen(ids[0], soon, vec![claimed("0.60"), accepted("t1")]);
+    world.happen(ids[1], soon, vec![claimed("0.60"), unknown()]);
     world.with_store(async |store| {
         let gate = GateRow {
             name: "submit".to_owned(),
@@ -1418,10 +1427,9 @@ fn shells_and_manuals_are_served() {
     world.run(&["man"]).ok().prints(".TH reelq 1");
     world.run(&["man", "--dir", "pages"]).ok();
     let page = std::fs::read_to_string(world.path("pages/reelq-add.1")).unwrap();
-    assert!(
-        page.contains("reelq-add") && page.contains("--dry-run")
-            || page.contains("\\-\\-dry\\-run")
-    );
+    for words in ["reelq\\-add", "\\-\\-dry\\-run"] {
+        assert!(page.contains(words), "no {words} in {page}");
+    }
     world.run(&["help", "add"]).ok().prints("Examples:");
     world.run(&["--version"]).ok().prints("reelq ");
 }

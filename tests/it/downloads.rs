@@ -16,7 +16,7 @@ use crate::film::{Layout, film};
 use crate::provider::{
     Answer, Body, End, Framing, KEY, Provider, Script, film_answer, html, status,
 };
-use crate::rig::{files_below, folder};
+use crate::rig::{files_below, folder, nobody};
 use crate::world::{MINUTE, NEW_YEAR, job_in};
 
 /// How much of a film there is, in bytes.
@@ -148,6 +148,25 @@ async fn what_grows_at_each_try_is_whole_in_the_end() {
     }
 }
 
+/// What is no value to most parsers, and more digits than a double has.
+#[tokio::test]
+async fn a_sidecar_holds_the_metadata_as_it_was_given() {
+    let mut desk = Desk::new(vec![film_answer()], vec![]);
+    desk.downloads.sidecar = true;
+    let deep = "[".repeat(999) + &"]".repeat(999);
+    let metadata = format!(r#"{{"a":1e999,"b":"\ud800","c":12345678901234567890123,"d":{deep}}}"#);
+    desk.job.spec.metadata = Some(metadata.clone());
+    desk.turn().await;
+    assert_eq!(desk.job.state, State::Done);
+    let path = desk.job.file.unwrap().path + ".json";
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(
+        text.contains(&format!("\n  \"metadata\": {metadata},\n")),
+        "{text}"
+    );
+    assert!(text.contains("\n  \"task_id\": \"task_a\",\n"), "{text}");
+}
+
 #[tokio::test]
 async fn a_retry_goes_on_where_the_failed_job_stopped() {
     let mut desk = Desk::new(vec![a_part_at_a_time(), html(404)], vec![html(404)]);
@@ -265,17 +284,9 @@ async fn a_body_that_crawls_gives_its_place_to_others() {
     }
 }
 
-/// An address that refuses connections.
-async fn nobody() -> (tokio::net::TcpSocket, String) {
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let link = format!("http://{}/v.mp4", socket.local_addr().unwrap());
-    (socket, link)
-}
-
 #[tokio::test]
 async fn a_host_that_is_gone_for_good_is_given_up_in_the_end() {
-    let (_socket, link) = nobody().await;
+    let (_socket, link) = nobody();
     let mut desk = Desk::new(vec![], vec![html(404)]);
     desk.job.video_urls = vec![link];
     let minutes = |desk: &Desk| (desk.now - NEW_YEAR) / MINUTE;
@@ -293,7 +304,7 @@ async fn a_host_that_is_gone_for_good_is_given_up_in_the_end() {
 
 #[tokio::test]
 async fn an_outage_gives_up_no_video() {
-    let (_socket, link) = nobody().await;
+    let (_socket, link) = nobody();
     let closed = Provider::closed();
     let refused = html(503);
     // The provider is out of reach as well, or it is but in trouble.

@@ -351,6 +351,37 @@ fn gave_up(status: ExitStatus, rig: &Rig) -> bool {
     !matches!(status.code(), Some(0 | 3)) || rig.words().contains("Err(")
 }
 
+/// A sidecar lies on the video's disk.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs strace: .ci/run installs it"]
+async fn a_refused_sync_of_a_sidecar_stops_the_daemon() {
+    let mut rig = Rig::new();
+    rig.set("DOWNLOAD__SIDECAR", "true");
+    let whole = film(Layout::MoovFirst, "one", 6, 30_000);
+    rig.add(vec![("one".to_owned(), Script::kind(whole))]).await;
+    let sidecar = rig.videos().join("default/1.mp4.json");
+    let draft = format!("{}.part", sidecar.display());
+    let refuse = [
+        "strace",
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-P",
+        &draft,
+        "-e",
+        "inject=fsync:error=EIO",
+    ];
+    let status = rig.start_behind(&refuse, true).ended().await;
+    assert_eq!(status.code(), Some(1), "{}", rig.words());
+    assert_eq!(rig.rows().await[0].state, "downloading");
+    assert!(!sidecar.exists());
+    rig.run_until_idle().await;
+    assert_eq!(rig.rows().await[0].state, "done");
+    assert!(sidecar.exists());
+}
+
 /// The first byte of a POST leaves after its intent is on disk; a row says
 /// `done` after the file, its name and its folder are.
 #[tokio::test(flavor = "multi_thread")]

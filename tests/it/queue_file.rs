@@ -11,6 +11,7 @@ use reelq::job::{Event, Evidence, Job, JobId, JobSpec, Outcome, State};
 use reelq::money::Money;
 use reelq::step::{self, Policy};
 use reelq::store::{Admission, Bounds, Claim, Committed, Filter, Open, Store, StoreError};
+use reelq::view::{Detail, JobView};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
@@ -68,6 +69,15 @@ fn becoming(state: State) -> String {
 
 const INSERT: &str =
     "INSERT INTO jobs (prompt, image_url) VALUES ('a boat', 'https://example.com/a.jpg')";
+
+/// JSON to SQLite, and no value to most parsers.
+fn strange_metadata() -> [String; 3] {
+    [
+        r#"{"a":1e999}"#.to_owned(),
+        r#"{"\udead":"\ud800"}"#.to_owned(),
+        format!("{{\"a\":{}{}}}", "[".repeat(999), "]".repeat(999)),
+    ]
+}
 
 // ---- What it refuses ----
 
@@ -141,6 +151,11 @@ async fn an_insert_that_breaks_a_rule_is_refused_with_its_name() {
         ("metadata", "'null'".into(), Some(json_rule.into())),
         ("metadata", json(65_537), Some(json_rule.into())),
         ("metadata", json(65_536), None),
+        ("metadata", "'{\"a\":1}' || char(0)".into(), Some(json_rule.into())),
+        ("metadata", format!("'{{\"a\":{}{}}}'", "[".repeat(1_000), "]".repeat(1_000)), Some(json_rule.into())),
+        ("metadata", format!("'{}'", strange_metadata()[0]), None),
+        ("metadata", format!("'{}'", strange_metadata()[1]), None),
+        ("metadata", format!("'{}'", strange_metadata()[2]), None),
     ];
     for (column, value, rule) in cases {
         let mut columns = vec![
@@ -475,6 +490,46 @@ async fn a_row_that_cannot_be_written_is_set_aside() {
     assert_eq!(store.job(3).await.unwrap().unwrap().state, State::Failed);
 }
 
+/// What the table takes is submitted, and shown as it was given.
+#[tokio::test]
+async fn metadata_that_is_no_value_to_most_parsers_is_handed_through() {
+    let (_folder, store, mut conn) = blank().await;
+    // Debian's SQLite takes 2000 brackets.
+    sql(&mut conn, "PRAGMA ignore_check_constraints = ON")
+        .await
+        .unwrap();
+    let deeper = format!("{{\"a\":{}{}}}", "[".repeat(1_999), "]".repeat(1_999));
+    let given: Vec<String> = strange_metadata().into_iter().chain([deeper]).collect();
+    for metadata in &given {
+        let insert = format!(
+            "INSERT INTO jobs (prompt, image_url, metadata) VALUES ('p', 'https://e/a', '{metadata}')"
+        );
+        sql(&mut conn, &insert).await.unwrap();
+    }
+    let claim = Claim {
+        limit: 9,
+        max_tasks: 9,
+        endpoint: ENDPOINT.to_owned(),
+        now: NEW_YEAR,
+        day_start: 0,
+    };
+    let claimed = store.claim(&claim, |job, _: &Spent| take(job)).await;
+    let jobs = claimed.unwrap().jobs;
+    assert_eq!(jobs.len(), given.len());
+    for (job, metadata) in jobs.iter().zip(&given) {
+        let shown = serde_json::to_string(&JobView::from(job)).unwrap();
+        assert!(
+            shown.contains(&format!("\"metadata\":{metadata},")),
+            "{shown}"
+        );
+        let shown = serde_json::to_string(&Detail::new(job, &[], &[])).unwrap();
+        assert!(
+            shown.contains(&format!("\"metadata\":{metadata},")),
+            "{shown}"
+        );
+    }
+}
+
 /// Whoever gets round the rules pays for nothing that they refuse.
 #[tokio::test]
 async fn what_the_rules_refuse_is_not_submitted() {
@@ -545,6 +600,42 @@ async fn a_start_delay_is_the_producer_s_to_change() {
         .await
         .unwrap();
     assert_eq!(store.next_due(0).await.unwrap(), None, "at once");
+}
+
+/// A back-off, a cap's look, a producer's time, and a producer's time where a cap held.
+#[tokio::test]
+async fn what_waits_moves_along_when_the_clock_is_set() {
+    let (_folder, store, mut conn) = blank().await;
+    for (nth, waits) in [
+        "faults = 1, due_at = 5000",
+        "note = 'the cap', due_at = 5000",
+        "not_before = 5000",
+        "note = 'the cap', not_before = 5000",
+    ]
+    .iter()
+    .enumerate()
+    {
+        sql(&mut conn, INSERT).await.unwrap();
+        let update = format!("UPDATE jobs SET {waits} WHERE id = {}", nth + 1);
+        sql(&mut conn, &update).await.unwrap();
+    }
+    let due = async || {
+        let jobs = store.list(&Filter::default()).await.unwrap();
+        jobs.iter()
+            .map(|job| job.due_at.unwrap())
+            .collect::<Vec<_>>()
+    };
+    store.shift_appointments(-1_000).await.unwrap();
+    assert_eq!(due().await, [4_000, 4_000, 5_000, 5_000]);
+    // After a start.
+    let bounds = Bounds {
+        ask: 0,
+        backoff: 3_000,
+        deadline: 3_000,
+        grace: 3_000,
+    };
+    store.clamp_appointments(&bounds).await.unwrap();
+    assert_eq!(due().await, [3_000, 3_000, 5_000, 5_000]);
 }
 
 // ---- What an older one keeps ----

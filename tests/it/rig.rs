@@ -511,6 +511,14 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// An address that refuses connections, as long as its socket is kept.
+pub fn nobody() -> (tokio::net::TcpSocket, String) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let link = format!("http://{}/v.mp4", socket.local_addr().unwrap());
+    (socket, link)
+}
+
 /// A connection like that of another program.
 pub async fn connect(database: &Path) -> SqliteConnection {
     SqliteConnectOptions::new()

@@ -13,12 +13,8 @@ use crate::cli::failure::Failure;
 use crate::cli::files::{Input, InputVisitor};
 use crate::cli::images::{Checker, Verdicts};
 use crate::cli::{Out, output};
-use crate::intake::{self, Defaults, Entry, Format, ReadError};
+use crate::intake::{self, Defaults, Entry, Format, Portion, ReadError};
 use crate::job::{FieldFault, JobSpec};
-
-/// Jobs that go to the database at once, and about how much text.
-const PORTION: usize = 2_000;
-const PORTION_BYTES: usize = 2 << 20;
 
 /// Where the jobs come from.
 #[derive(Debug)]
@@ -71,7 +67,7 @@ impl Batch {
 }
 
 /// What the reader hands to the writer.
-pub(super) enum Portion {
+pub(super) enum Handed {
     Jobs(Vec<JobSpec>),
     /// A line was bad: nothing will be inserted.
     Bad,
@@ -162,10 +158,9 @@ impl Plan {
     }
 
     /// Reads all, tells of every bad line, hands the jobs on while all are good.
-    pub(super) fn read(&self, sender: mpsc::Sender<Portion>) -> Result<Reading, Failure> {
+    pub(super) fn read(&self, sender: mpsc::Sender<Handed>) -> Result<Reading, Failure> {
         let mut reading = Reading::default();
-        let mut portion = Vec::with_capacity(PORTION);
-        let mut bytes = 0;
+        let mut portion = Portion::default();
         let mut told = Ok(());
         let read = self.each(self.bar.clone(), |item| {
             reading.jobs += 1;
@@ -179,22 +174,16 @@ impl Plan {
                         return true;
                     } else {
                         reading.tally.count(&spec);
-                        bytes += spec.prompt.len()
-                            + spec.image_url.len()
-                            + spec.metadata.as_ref().map_or(0, String::len);
-                        portion.push(spec);
-                        if portion.len() < PORTION && bytes < PORTION_BYTES {
+                        let Some(full) = portion.push(spec) else {
                             return true;
-                        }
-                        bytes = 0;
-                        let full = std::mem::replace(&mut portion, Vec::with_capacity(PORTION));
+                        };
                         // Nobody takes it any more: the insertion has failed.
-                        return sender.blocking_send(Portion::Jobs(full)).is_ok();
+                        return sender.blocking_send(Handed::Jobs(full)).is_ok();
                     }
                 }
             };
             if reading.bad == 0 {
-                let _ = sender.blocking_send(Portion::Bad);
+                let _ = sender.blocking_send(Handed::Bad);
             }
             let first = reading.bad == 0;
             reading.bad += 1;
@@ -208,8 +197,8 @@ impl Plan {
             self.complaints.end()?;
         }
         told.and(read)?;
-        if reading.bad == 0 && !portion.is_empty() {
-            let _ = sender.blocking_send(Portion::Jobs(portion));
+        if reading.bad == 0 {
+            let _ = sender.blocking_send(Handed::Jobs(portion.take()));
         }
         Ok(reading)
     }

@@ -1,6 +1,11 @@
 //! One key, one job, one payment.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+
 use super::*;
+use crate::rig;
 
 #[tokio::test]
 async fn one_key_is_one_job() {
@@ -113,4 +118,51 @@ async fn a_repeat_of_an_sdk_is_the_job_whose_answer_was_lost() {
         newest.body["id"]
     );
     assert_eq!(server.store.counts(None).await.unwrap().total(), 5);
+}
+
+/// The first waits for the lock, the client gives it up and asks again: the
+/// repeat must not look before the first is in.
+#[tokio::test]
+async fn a_repeat_that_waits_behind_its_first_is_the_same_job() {
+    let server = Server::start().await;
+    let mut other = rig::connect(server.store.path()).await;
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let (first, again) = (sent(&server, 0).await, sent(&server, 1).await);
+    sqlx::query("COMMIT").execute(&mut other).await.unwrap();
+    assert_eq!(id_of(again).await, id_of(first).await);
+    assert_eq!(server.store.counts(None).await.unwrap().total(), 1);
+}
+
+/// A request of an SDK, as soon as it waits for the database.
+async fn sent(server: &Server, count: u32) -> TcpStream {
+    let address = server.url.strip_prefix("http://").unwrap();
+    let body = wanted(json!({})).to_string();
+    let head = format!(
+        "POST /v1/videos HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         X-Stainless-Retry-Count: {count}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    // A task for the connection, and one for the change.
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all((head + &body).as_bytes()).await.unwrap();
+    while tasks() < before + 2 {
+        tokio::task::yield_now().await;
+    }
+    stream
+}
+
+async fn id_of(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let (_, body) = text.split_once("\r\n\r\n").unwrap();
+    let body: Value = serde_json::from_str(body).unwrap();
+    body["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{text}"))
+        .to_owned()
 }

@@ -88,6 +88,40 @@ async fn a_video_goes_in_by_the_provider_s_names_and_by_openai_s() {
     assert_eq!(job["metadata"], json!({"a": [1, {"b": null}]}));
 }
 
+/// What is no value to most parsers, and more digits than a double has.
+#[tokio::test]
+async fn metadata_is_handed_through_untouched() {
+    let server = Server::start().await;
+    let deep = "[".repeat(900) + &"]".repeat(900);
+    let metadata = format!(r#"{{"a":1e999,"b":"\ud800","c":12345678901234567890123,"d":{deep}}}"#);
+    let sent = |metadata: &str| {
+        let basics = r#""prompt": "p", "image_url": "https://example.com/1.png""#;
+        let body = format!(r#"{{{basics}, "key": "k", "metadata": {metadata}}}"#);
+        let request = server.request(Method::POST, "/v1/videos");
+        answer(
+            request
+                .header("content-type", "application/json")
+                .body(body),
+        )
+    };
+    let made = sent(&metadata).await;
+    assert_eq!(made.status, 200, "{made:?}");
+    let shown = format!("\"metadata\":{metadata},");
+    assert!(made.text.contains(&shown), "{made:?}");
+    for path in ["/v1/videos", "/v1/videos/1", "/api/jobs", "/api/jobs/1"] {
+        let told = server.get(path).await;
+        assert_eq!(told.status, 200, "{told:?}");
+        assert!(told.text.contains(&shown), "{path}: {told:?}");
+    }
+    assert_eq!(sent(&metadata).await.header("idempotent-replayed"), "true");
+    let other = sent(r#"{"a":1e998}"#).await;
+    check_error(&other, 409, "idempotency_key_reused");
+    let deeper = "[".repeat(1_000) + &"]".repeat(1_000);
+    let refused = sent(&format!("{{\"d\":{deeper}}}")).await;
+    check_error(&refused, 400, "invalid_value");
+    assert_eq!(refused.error("param"), "metadata");
+}
+
 #[tokio::test]
 async fn a_form_says_the_same() {
     let server = Server::start().await;
