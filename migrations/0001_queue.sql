@@ -82,7 +82,6 @@ CREATE TABLE jobs (
     CONSTRAINT "a submission under way has its time and its endpoint"
         CHECK (state = 'pending' OR state NOT IN ('submitting', 'unconfirmed', 'generating')
                OR (submitted_at IS NOT NULL AND endpoint IS NOT NULL)),
-    CONSTRAINT "a download has its target" CHECK (state <> 'downloading' OR target IS NOT NULL),
     CONSTRAINT "done means a file"
         CHECK (state <> 'done' OR (path IS NOT NULL AND bytes IS NOT NULL AND sha256 IS NOT NULL)),
     CONSTRAINT "a failure has its reason"

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -16,9 +16,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::clock::{Clock, JumpWatch};
 use crate::downloader::{self, Downloads};
 use crate::engine::{Act, Engine, EngineError, Report, Surroundings};
-use crate::job::Millis;
+use crate::job::{JobId, Millis};
 use crate::places;
 use crate::provider::Provider;
+use crate::signals::Signals;
 use crate::store::Store;
 use crate::verdict::PostVerdict;
 use crate::{poller, scheduler, verdict};
@@ -31,6 +32,9 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a stop goes on trying to commit answers that are already here.
 const LAST_COMMITS: Duration = Duration::from_secs(20);
+
+/// How long a stop waits for the commit of what costs nothing to do again.
+const FREE_COMMITS: Duration = Duration::from_secs(1);
 
 /// The longest sleep between two looks at the queue, in milliseconds.
 const LONGEST_SLEEP: Millis = 30_000;
@@ -56,9 +60,6 @@ pub enum DaemonError {
     /// The store or the disk.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The signals cannot be listened for.
-    #[error("signals cannot be listened for: {0}")]
-    Signals(std::io::Error),
     /// An act panicked: a bug. The table is as it was; a restart goes on from it.
     #[error("a worker broke off: {0}; start reelq again: it goes on from the table")]
     Worker(#[from] JoinError),
@@ -83,32 +84,6 @@ pub struct Daemon {
     /// Stops the loop, like a signal. Notified again after the first was heard, it waits for no
     /// POST; before that the two count as one.
     pub stop: Arc<Notify>,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            // A closed terminal must not leave a POST unanswered.
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self, stop: &Notify) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => {}
-            () = stop.notified() => {}
-        }
-    }
 }
 
 /// How an act ended.
@@ -156,10 +131,9 @@ impl Daemon {
     /// What a restart has to mend: a failed sync, a damaged database. A locked
     /// database and a full disk are waited for. Answers to POSTs that are on
     /// the wire are waited for in either case.
-    pub async fn run(mut self) -> Result<Ending, DaemonError> {
+    pub async fn run(mut self, mut signals: Signals) -> Result<Ending, DaemonError> {
         // Without a handler a file at its size limit would kill the process instead of failing the write.
         let _size_limit = signal(SignalKind::from_raw(SIGXFSZ));
-        let mut signals = Signals::listen().map_err(DaemonError::Signals)?;
         let mut workers = Workers::default();
         notify(&[NotifyState::Ready]);
         match self.work(&mut workers, &mut signals).await {
@@ -174,6 +148,14 @@ impl Daemon {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// A signal, or the caller's stop.
+    async fn asked(&self, signals: &mut Signals) {
+        tokio::select! {
+            () = signals.next() => {}
+            () = self.stop.notified() => {}
         }
     }
 
@@ -198,7 +180,7 @@ impl Daemon {
                 // A signal stops new work at once, whatever else is ready. The tick keeps nothing
                 // waiting: it comes once a period, and what is ready then is taken with it.
                 biased;
-                () = signals.next(&self.stop) => return Ok(Ending::Stopped),
+                () = self.asked(signals) => return Ok(Ending::Stopped),
                 _ = tick.tick() => {
                     keeper.tick();
                     if trouble.is_waiting() {
@@ -360,16 +342,29 @@ impl Daemon {
             let waits = match &failed {
                 // Nothing more is written, but the log keeps what would be hard to find again.
                 Some(EngineError::Store(_)) => {
-                    say_accepted(&answers);
+                    answers.iter().filter_map(accepted).for_each(say_accepted);
                     false
                 }
                 // A video that could not be synced keeps no answer off the database.
                 Some(EngineError::Sync(_)) | None => {
-                    match self.engine.settle(answers, self.clock.now()).await {
+                    self.engine.take(answers);
+                    let is_free = workers.posts.is_empty() && !self.engine.owes_answers();
+                    let settled = self.engine.settle(Vec::new(), self.clock.now());
+                    let settled = match is_free {
+                        false => settled.await,
+                        // Polls and downloads cost nothing: the next start does them again.
+                        true => match tokio::time::timeout(FREE_COMMITS, settled).await {
+                            Ok(settled) => settled,
+                            Err(_) => return Ok(()),
+                        },
+                    };
+                    match settled {
                         Ok(()) => false,
+                        Err(error) if is_passing(&error) && is_free => return Ok(()),
                         Err(error) if is_passing(&error) => {
                             let limit = Instant::now() + LAST_COMMITS;
                             if Instant::now() >= *deadline.get_or_insert(limit) {
+                                self.engine.unsaved_tasks().for_each(say_accepted);
                                 return Err(error.into());
                             }
                             true
@@ -388,7 +383,7 @@ impl Daemon {
             notify(&[NotifyState::ExtendTimeoutUsec(10_000_000)]);
             tokio::select! {
                 biased;
-                () = signals.next(&self.stop) => {
+                () = self.asked(&mut signals) => {
                     tracing::warn!(posts = workers.posts.len(), "stopping at once; those requests stay unconfirmed");
                     return Ok(());
                 }
@@ -399,17 +394,19 @@ impl Daemon {
     }
 }
 
-/// Names the tasks whose acceptance can no longer be written down.
-fn say_accepted(reports: &[Report]) {
-    for report in reports {
-        if let Report::Posted(job, PostVerdict::Accepted { task_id, .. }) = report {
-            tracing::error!(
-                job = job.id,
-                task = task_id.as_str(),
-                "accepted, but not on disk: after the next start, `reelq resolve {} --adopt {task_id}`",
-                job.id
-            );
-        }
+/// Names a task whose acceptance can no longer be written down.
+fn say_accepted((job, task): (JobId, &str)) {
+    tracing::error!(
+        job,
+        task,
+        "accepted, but not on disk: after the next start, `reelq resolve {job} --adopt {task}`"
+    );
+}
+
+fn accepted(report: &Report) -> Option<(JobId, &str)> {
+    match report {
+        Report::Posted(job, PostVerdict::Accepted { task_id, .. }) => Some((job.id, task_id)),
+        _ => None,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::job::{Event, Evidence, Job, JobId, Millis, State};
 use crate::places::Places;
 use crate::schedule::Schedule;
 use crate::stats::Stats;
-use crate::step::{self, Policy, Transition};
+use crate::step::{self, LedgerLine, Policy, Transition};
 use crate::store::{Admission, Bounds, Claim, Committed, GateRow, Store, StoreError};
 use crate::verdict::{Fetched, PollVerdict, PostVerdict};
 
@@ -278,7 +278,8 @@ impl Engine {
         self.doubt_hold();
         for id in self.store.ids_in(State::Generating).await? {
             if !self.polling.contains(&id) && !self.schedule.contains(id) {
-                self.schedule.set(id, now);
+                // A retry may come right after the last answer.
+                self.schedule.set(id, now + self.limits.policy.interval);
             }
         }
         self.clean_up().await
@@ -354,10 +355,17 @@ impl Engine {
         let retries = self.fetching.values().filter(|retry| **retry).count();
         let mut retry_room = (self.limits.downloads.max(2) - 1).saturating_sub(retries);
         let in_hand: Vec<JobId> = self.fetching.keys().copied().collect();
-        let mut jobs = self
-            .store
-            .due_downloads(now, free + 1, &in_hand, &self.endpoint)
-            .await?;
+        let mut jobs = loop {
+            let due = self
+                .store
+                .due_downloads(now, free + 1, &in_hand, &self.endpoint)
+                .await?;
+            // Each has a place afterwards, or is due later.
+            match due.iter().all(|job| job.target.is_some()) {
+                true => break due,
+                false => self.place(due, now).await?,
+            }
+        };
         jobs.sort_by_key(|job| job.faults > 0);
         let mut taken = 0;
         let mut backlog = false;
@@ -376,6 +384,24 @@ impl Engine {
             self.download_news = now;
         }
         Ok(backlog && now - self.download_news < BACKLOG_PATIENCE)
+    }
+
+    /// Gives videos a place that could have none when their tasks were completed.
+    async fn place(&mut self, due: Vec<Job>, now: Millis) -> Result<(), EngineError> {
+        for job in due.iter().filter(|job| job.target.is_none()) {
+            let event = match self.target_of(job, now).await? {
+                Ok(target) => Event::Placed {
+                    reason: "its folder can be looked at".to_owned(),
+                    target,
+                },
+                Err(reason) => Event::FetchInterrupted {
+                    reason,
+                    advanced: false,
+                },
+            };
+            self.judge(job, event, now);
+        }
+        self.save(now).await
     }
 
     async fn claim_polls(&mut self, now: Millis) -> Result<(), EngineError> {
@@ -584,7 +610,7 @@ impl Engine {
             let target = match report {
                 Report::Polled(job, PollVerdict::Completed { .. }) => match &job.target {
                     Some(target) => Some(target.clone()),
-                    None => self.target_of(job, now).await?,
+                    None => self.target_of(job, now).await?.ok(),
                 },
                 Report::Polled(
                     job,
@@ -592,7 +618,9 @@ impl Engine {
                     | PollVerdict::Expired { .. }
                     | PollVerdict::NotFound { .. },
                 ) => self.saved_before(job).await,
-                Report::Fetched(job, Fetched::Displaced { .. }) => self.target_of(job, now).await?,
+                Report::Fetched(job, Fetched::Displaced { .. }) => {
+                    self.target_of(job, now).await?.ok()
+                }
                 _ => None,
             };
             match self.unjudged.pop_front() {
@@ -695,20 +723,16 @@ impl Engine {
         self.stats.polled(&verdict);
         let event = match (verdict, target) {
             (PollVerdict::Trouble(fault), _) => return self.poll_trouble(job, fault, now, trial),
-            (PollVerdict::Running { progress }, _) => Some(Event::Running { progress }),
-            (PollVerdict::Completed { urls }, Some(target)) => {
-                Some(Event::Completed { urls, target })
-            }
-            // There is no place for it now. Nothing of that is the task's fault: no deadline counts.
-            (PollVerdict::Completed { .. }, None) => None,
+            (PollVerdict::Running { progress }, _) => Event::Running { progress },
+            (PollVerdict::Completed { urls }, target) => Event::Completed { urls, target },
             // The provider has forgotten what is on disk already.
-            (_, Some(target)) => Some(Event::Completed {
+            (_, target @ Some(_)) => Event::Completed {
                 urls: Vec::new(),
                 target,
-            }),
-            (PollVerdict::NotFound { message }, None) => Some(Event::TaskNotFound { message }),
-            (PollVerdict::Failed { message }, None) => Some(Event::TaskFailed { message }),
-            (PollVerdict::Expired { message }, None) => Some(Event::TaskExpired { message }),
+            },
+            (PollVerdict::NotFound { message }, None) => Event::TaskNotFound { message },
+            (PollVerdict::Failed { message }, None) => Event::TaskFailed { message },
+            (PollVerdict::Expired { message }, None) => Event::TaskExpired { message },
         };
         self.poll_faults_in_row = 0;
         self.poll_answered = true;
@@ -717,9 +741,7 @@ impl Engine {
         }
         self.schedule
             .set(job.id, self.limits.policy.next_poll(job, now));
-        if let Some(event) = event {
-            self.judge(job, event, now);
-        }
+        self.judge(job, event, now);
     }
 
     /// A poll that taught nothing about its task: the job stays as it is, but for
@@ -774,7 +796,7 @@ impl Engine {
             Fetched::Unusable { reason } => Event::VideoUnusable { reason },
             Fetched::Unreachable { reason } => Event::VideoUnreachable { reason },
             Fetched::Displaced { reason } => match target {
-                Some(target) => Event::Displaced { reason, target },
+                Some(target) => Event::Placed { reason, target },
                 None => Event::FetchInterrupted {
                     reason,
                     advanced: false,
@@ -799,8 +821,12 @@ impl Engine {
     }
 
     /// The path that a job's video gets: free on disk and reserved by no other
-    /// job. `None`: the folder cannot be looked at now.
-    async fn target_of(&self, job: &Job, now: Millis) -> Result<Option<String>, EngineError> {
+    /// job; or why the folder cannot be looked at now.
+    async fn target_of(
+        &self,
+        job: &Job,
+        now: Millis,
+    ) -> Result<Result<String, String>, EngineError> {
         let mut taken: HashSet<PathBuf> = job.target.iter().map(PathBuf::from).collect();
         taken.extend(
             self.unsaved
@@ -812,12 +838,12 @@ impl Engine {
                 Ok(path) => path,
                 Err(error) => {
                     tracing::warn!(job = job.id, %error, "no place for its video yet");
-                    return Ok(None);
+                    return Ok(Err(format!("no place for the video yet: {error}")));
                 }
             };
             let text = path.to_string_lossy().into_owned();
             if !self.store.is_target_taken(&text).await? {
-                return Ok(Some(text));
+                return Ok(Ok(text));
             }
             taken.insert(path);
         }
@@ -864,7 +890,7 @@ impl Engine {
                     // The next look drops it from the schedule, or asks if it runs again:
                     // in its turn, where it was asked just now.
                     if !self.schedule.contains(job.id) {
-                        self.schedule.set(job.id, now);
+                        self.schedule.set(job.id, now + self.limits.policy.interval);
                     }
                     tracing::warn!(
                         job = job.id,
@@ -884,16 +910,24 @@ impl Engine {
 
     /// A commit failed: the log keeps what would be hard to find again.
     fn rescue(&self, error: &StoreError) {
-        for transition in &self.unsaved {
-            if transition.event == "accepted" {
-                tracing::error!(
-                    job = transition.job.id,
-                    task = transition.job.task_id.as_deref().unwrap_or("none"),
-                    %error,
-                    "an accepted task is not on disk yet"
-                );
-            }
+        for (job, task) in self.unsaved_tasks() {
+            tracing::error!(job, task, %error, "an accepted task is not on disk yet");
         }
+    }
+
+    /// The accepted tasks that are not on disk yet.
+    pub fn unsaved_tasks(&self) -> impl Iterator<Item = (JobId, &str)> {
+        self.unsaved.iter().filter_map(|transition| {
+            let task = transition.job.task_id.as_deref()?;
+            (transition.event == "accepted").then_some((transition.job.id, task))
+        })
+    }
+
+    /// Whether the end of a POST is not on disk yet.
+    pub fn owes_answers(&self) -> bool {
+        let ended = |t: &Transition| matches!(t.ledger, Some(LedgerLine::End { .. }));
+        let posted = |report: &Report| matches!(report, Report::Posted(..));
+        self.unsaved.iter().any(ended) || self.unjudged.iter().any(posted)
     }
 
     /// When there is something to do again, if nothing happens before.

@@ -579,8 +579,8 @@ pub enum Event {
     Completed {
         /// Where the video is said to be, best first.
         urls: Vec<String>,
-        /// The absolute path reserved for the file.
-        target: String,
+        /// The absolute path reserved for the file; `None` while its folder cannot be looked at.
+        target: Option<String>,
     },
     /// The provider says that the task failed.
     TaskFailed {
@@ -612,11 +612,11 @@ pub enum Event {
         /// What happened.
         reason: String,
     },
-    /// Something of another's lies where its file should go.
-    Displaced {
-        /// What lies there.
+    /// Its file goes to another place: something of another's lies at the first, or there was none.
+    Placed {
+        /// Why.
         reason: String,
-        /// The absolute path reserved instead.
+        /// The absolute path reserved now.
         target: String,
     },
     /// Every known place answered, and none with a usable video.
@@ -655,7 +655,7 @@ impl Event {
             Event::TaskExpired { .. } => "task_expired",
             Event::Saved { .. } => "saved",
             Event::FetchInterrupted { .. } => "fetch_interrupted",
-            Event::Displaced { .. } => "displaced",
+            Event::Placed { .. } => "placed",
             Event::VideoUnusable { .. } => "video_unusable",
             Event::VideoUnreachable { .. } => "video_unreachable",
             Event::Retried => "retried",

@@ -21,6 +21,7 @@ pub mod clock;
 pub mod config;
 pub mod lock;
 pub mod provider;
+pub mod signals;
 pub mod sink;
 pub mod store;
 pub mod view;

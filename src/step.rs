@@ -269,7 +269,7 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
             next.progress = 100;
             next.completed_at.get_or_insert(now);
             next.video_urls = urls;
-            next.target = Some(target);
+            next.target = target.or(next.target);
             next.due_at = None;
             next.faults = 0;
             next.give_up_at = Some(now + UNUSABLE_GRACE);
@@ -312,7 +312,7 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
             next.note = Some(reason.clone());
             detail = Some(reason);
         }
-        (State::Downloading, Event::Displaced { reason, target }) => {
+        (State::Downloading, Event::Placed { reason, target }) => {
             next.target = Some(target);
             next.due_at = None;
             detail = Some(reason);

@@ -14,6 +14,7 @@ use crate::config::{self, SecretSource, Settings};
 use crate::job::{Job, JobSpec, Size, State};
 use crate::money::Money;
 use crate::sandbox::{self, Bill, Options};
+use crate::signals::Signals;
 use crate::store::{Counts, Filter, Open, Store};
 use crate::{lock, service, view};
 
@@ -175,7 +176,8 @@ async fn work(
 ) -> Result<Counts, Failure> {
     let service = service::assemble(settings, Arc::clone(store), false).await?;
     let stop = Arc::clone(&service.stop);
-    let mut daemon = tokio::spawn(service.daemon.run());
+    let signals = Signals::listen().map_err(Failure::no_signals)?;
+    let mut daemon = tokio::spawn(service.daemon.run(signals));
     let mut progress = Progress::new(context);
     let ended = loop {
         let counts = store.counts(Some(batch)).await?;

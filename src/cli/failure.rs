@@ -73,6 +73,11 @@ impl Failure {
         Failure::new(ExitStatus::Usage, message)
     }
 
+    /// The signals that stop a command cannot be caught.
+    pub fn no_signals(error: io::Error) -> Failure {
+        Failure::failed(format_args!("cannot wait for signals: {error}"))
+    }
+
     /// Something went wrong with a file.
     pub fn file(name: impl fmt::Display, error: &io::Error) -> Failure {
         Failure::failed(format_args!("{name}: {error}"))

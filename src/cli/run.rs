@@ -12,6 +12,7 @@ use crate::daemon::Ending;
 use crate::http::{self, Http};
 use crate::job::State;
 use crate::service::Service;
+use crate::signals::Signals;
 use crate::store::{Open, Store};
 use crate::webhook::{self, Webhooks};
 use crate::{lock, service};
@@ -52,10 +53,40 @@ pub struct Args {
 /// # Errors
 /// Wrong settings, another daemon on this queue, or what a restart has to mend.
 pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
+    // From here on a signal is a wish to stop, also while a locked database keeps the start waiting.
+    let mut signals = Signals::listen().map_err(Failure::no_signals)?;
+    let mut started = tokio::select! {
+        biased;
+        () = signals.next() => return Ok(ExitStatus::Done),
+        started = start(args, context) => started?,
+    };
+    let ended = started.service.daemon.run(signals).await;
+    drop(started.end);
+    // What is said beside the daemon has a moment to end; it is said again after the next start.
+    let _ = tokio::time::timeout(LAST_WORDS, async {
+        while started.beside.join_next().await.is_some() {}
+    })
+    .await;
+    match ended? {
+        Ending::Stopped => Ok(ExitStatus::Done),
+        Ending::Idle => idle(context, &started.service.store).await,
+    }
+}
+
+/// A daemon that can run, and what runs beside it.
+struct Started {
+    service: Service,
+    beside: JoinSet<()>,
+    /// Dropped, it ends what runs beside.
+    end: watch::Sender<()>,
+    _lock: lock::Guard,
+}
+
+async fn start(args: Args, context: &Context) -> Result<Started, Failure> {
     let settings = context.settings()?;
     let store = Arc::new(context.store(Open::Create).await?);
     // Before the table is taken up: what is submitting there may be a running daemon's.
-    let _lock = lock::acquire(&settings.database)?;
+    let lock = lock::acquire(&settings.database)?;
     let bound = match &settings.http.listen {
         Listen::Off => None,
         listen => Some(http::bind(listen).await?),
@@ -89,17 +120,12 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         version = env!("CARGO_PKG_VERSION"),
         "started"
     );
-    let ended = service.daemon.run().await;
-    drop(end);
-    // What is said beside the daemon has a moment to end; it is said again after the next start.
-    let _ = tokio::time::timeout(LAST_WORDS, async {
-        while beside.join_next().await.is_some() {}
+    Ok(Started {
+        service,
+        beside,
+        end,
+        _lock: lock,
     })
-    .await;
-    match ended? {
-        Ending::Stopped => Ok(ExitStatus::Done),
-        Ending::Idle => idle(context, &store).await,
-    }
 }
 
 /// Ends when the daemon has, also if it has before anybody asks.

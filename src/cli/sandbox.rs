@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::{ExitStatus, Failure};
 use crate::sandbox::{self, Bill, MODEL, Micros, Options, Prices, Size};
+use crate::signals::Signals;
 
 /// Serve the provider's API on this machine, at no cost
 ///
@@ -141,22 +141,14 @@ pub async fn run(args: Args, json: bool) -> Result<ExitStatus, Failure> {
         .await
         .map_err(|error| cannot_start(listen, allow_remote, &error))?;
     // Before the greeting: whoever reads it may send a signal at once.
-    let watch = |kind| {
-        signal(kind)
-            .map_err(|error| Failure::failed(format_args!("cannot wait for signals: {error}")))
-    };
-    let (mut interrupt, mut terminate) = (
-        watch(SignalKind::interrupt())?,
-        watch(SignalKind::terminate())?,
-    );
+    let mut signals = Signals::listen().map_err(Failure::no_signals)?;
 
     print(&greeting(&sandbox.base_url(), key.as_deref(), json));
     tokio::select! {
         ended = sandbox.wait() => ended.map_err(|error| {
             Failure::failed(format_args!("the sandbox's server failed: {error}"))
         })?,
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = signals.next() => {}
     }
     print(&farewell(&sandbox.shutdown().await, json));
     Ok(ExitStatus::Done)

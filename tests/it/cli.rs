@@ -222,7 +222,7 @@ fn task_failed() -> Event {
 fn completed(target: &Path) -> Event {
     Event::Completed {
         urls: vec!["https://example.com/1.mp4".to_owned()],
-        target: target.display().to_string(),
+        target: Some(target.display().to_string()),
     }
 }
 

@@ -1070,15 +1070,18 @@ async fn a_finished_task_without_a_place_outlives_its_deadline() {
     let id = desk.generate().await;
     put(&desk.videos(), b"where a folder should be");
     desk.now = desk.job(id).await.give_up_at.unwrap();
-    for _ in 0..3 {
-        let polled = desk.next_poll().await;
-        desk.settle(vec![completed(polled)]).await;
-        assert_eq!(desk.job(id).await.state, State::Generating);
-    }
-    std::fs::remove_file(desk.videos()).unwrap();
     let polled = desk.next_poll().await;
     desk.settle(vec![completed(polled)]).await;
-    assert_eq!(desk.job(id).await.state, State::Downloading);
+    for _ in 0..20 {
+        assert!(desk.claim().await.is_empty(), "neither asked nor fetched");
+        let job = desk.job(id).await;
+        assert_eq!(job.state, State::Downloading);
+        assert!(job.note.unwrap().contains("no place"));
+        desk.now = job.due_at.unwrap();
+    }
+    std::fs::remove_file(desk.videos()).unwrap();
+    let job = fetches(&mut desk).await.remove(0);
+    assert!(job.target.unwrap().ends_with("/videos/default/1.mp4"));
 }
 
 /// A job that was cancelled while its video came in: the file is there all the same.

@@ -38,7 +38,7 @@ fn events() -> impl Strategy<Value = Event> {
         2 => words.prop_map(|message| Event::TaskNotFound { message }),
         2 => words.prop_map(|name| Event::Completed {
             urls: vec![format!("/{name}")],
-            target: format!("/videos/{name}"),
+            target: Some(format!("/videos/{name}")),
         }),
         1 => words.prop_map(|message| Event::TaskFailed { message }),
         1 => words.prop_map(|message| Event::TaskExpired { message }),
@@ -51,7 +51,7 @@ fn events() -> impl Strategy<Value = Event> {
             note: None,
         }),
         1 => (words, any::<bool>()).prop_map(|(reason, advanced)| Event::FetchInterrupted { reason, advanced }),
-        1 => words.prop_map(|reason| Event::Displaced {
+        1 => words.prop_map(|reason| Event::Placed {
             target: format!("/videos/other-{reason}"),
             reason,
         }),

@@ -14,6 +14,7 @@ use reelq::job::{JobSpec, Outcome, Size, State};
 use reelq::queue::QueueError;
 use reelq::sandbox::{self, Options, Sandbox};
 use reelq::service;
+use reelq::signals::Signals;
 use reelq::store::{Filter, Open, Store};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -109,7 +110,14 @@ async fn run_until_idle(settings: &Settings) -> Arc<Store> {
     let service = service::assemble(settings, Arc::clone(&store), true)
         .await
         .unwrap();
-    assert_eq!(service.daemon.run().await.unwrap(), Ending::Idle);
+    assert_eq!(
+        service
+            .daemon
+            .run(Signals::listen().unwrap())
+            .await
+            .unwrap(),
+        Ending::Idle
+    );
     store
 }
 
@@ -254,7 +262,7 @@ impl Running {
         let service = service::assemble(settings, store, false).await.unwrap();
         Running {
             stop: Arc::clone(&service.stop),
-            task: tokio::spawn(service.daemon.run()),
+            task: tokio::spawn(service.daemon.run(Signals::listen().unwrap())),
         }
     }
 

@@ -16,6 +16,7 @@ use reelq::gate::{Cause, Fault};
 use reelq::job::{Evidence, JobSpec, Millis, State};
 use reelq::places::Places;
 use reelq::service;
+use reelq::signals::Signals;
 use reelq::sink::Sink;
 use reelq::store::{Open, Store};
 use reelq::verdict::{Fetched, PollVerdict, PostVerdict};
@@ -188,7 +189,7 @@ async fn a_stop_goes_before_new_work() {
         store.insert(&[job]).await.unwrap();
         let service = service::assemble(&settings, Arc::clone(&store), false);
         let service = service.await.unwrap();
-        let mut run = pin!(service.daemon.run());
+        let mut run = pin!(service.daemon.run(Signals::listen().unwrap()));
         let begun = poll_fn(|context| Poll::Ready(run.as_mut().poll(context)));
         assert!(begun.await.is_pending());
         // A later timer: the daemon's first look is due with the stop.
@@ -312,7 +313,7 @@ async fn a_locked_database_is_no_idle_one() {
             .finish(),
     );
     let said = || std::fs::read_to_string(log.path()).unwrap();
-    let daemon = tokio::spawn(service.daemon.run());
+    let daemon = tokio::spawn(service.daemon.run(Signals::listen().unwrap()));
     let deadline = Instant::now() + LIMIT;
     while !said().contains(WAITS) {
         assert!(Instant::now() < deadline, "{}", said());

@@ -285,7 +285,6 @@ async fn a_row_that_breaks_its_state_s_promise_is_refused() {
         (State::Submitting,  "endpoint = NULL", "a submission under way has its time and its endpoint"),
         (State::Unconfirmed, "submitted_at = NULL", "a submission under way has its time and its endpoint"),
         (State::Generating,  "submitted_at = NULL", "a submission under way has its time and its endpoint"),
-        (State::Downloading, "target = NULL", "a download has its target"),
         (State::Done,        "path = NULL", "done means a file"),
         (State::Done,        "bytes = NULL", "done means a file"),
         (State::Done,        "sha256 = NULL", "done means a file"),

@@ -581,7 +581,7 @@ impl World {
         }
         Fetched::Saved {
             file: SavedFile {
-                path: job.target.clone().expect("a download has its target"),
+                path: job.target.clone().expect("a fetched video has its target"),
                 bytes: 1_000 + id.len() as u64,
                 sha256: sha_of(&id),
             },

@@ -187,7 +187,7 @@ pub fn saved(file: SavedFile) -> Vec<Event> {
     vec![
         Event::Completed {
             urls: vec!["https://cdn.example.com/v.mp4".to_owned()],
-            target: file.path.clone(),
+            target: Some(file.path.clone()),
         },
         Event::Saved { file, note: None },
     ]
