@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reelq::engine::{Act, Engine, Limits, Report, Surroundings};
-use reelq::intake::{Defaults, Format, ReadError, read};
+use reelq::intake::{Defaults, Format, Portion, ReadError, read};
 use reelq::job::{Event, Evidence, JobSpec, Millis};
 use reelq::money::Money;
 use reelq::naming::Template;
@@ -20,7 +20,7 @@ use reelq::places::Places;
 use reelq::sink::Sink;
 use reelq::stats::Stats;
 use reelq::step::{Policy, step};
-use reelq::store::{Admission, Claim, Committed, Open, Store, StoreError};
+use reelq::store::{Admission, Claim, Committed, Open, Posts, Store, StoreError};
 use reelq::verdict::PollVerdict;
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -152,17 +152,20 @@ async fn add(file: &Path, database: &Path, count: u64) -> Duration {
     let input = std::io::BufReader::with_capacity(1 << 16, std::fs::File::open(file).unwrap());
     let mut entries = read(Format::Jsonl, input, &Defaults::default());
     let added = store
-        .insert_from::<Broken>(|| {
-            entries
-                .by_ref()
-                .take(1_000)
-                .map(|entry| Ok(entry?.spec))
-                .collect()
+        .insert_with::<_, Broken>(async |insertion| {
+            let mut portion = Portion::default();
+            for entry in entries.by_ref() {
+                if let Some(full) = portion.push(entry?.spec) {
+                    insertion.push(&full, |_| {}).await?;
+                }
+            }
+            insertion.push(&portion.take(), |_| {}).await?;
+            Ok(insertion.inserted())
         })
         .await
         .unwrap();
     let took = begun.elapsed();
-    assert_eq!(added, (count, 0));
+    assert_eq!(added, count);
     store.close().await;
     took
 }
@@ -248,15 +251,17 @@ impl Bench {
         let dir = in_memory();
         let database = dir.path().join("reelq.db");
         let store = Store::open(&database, Open::Create).await.unwrap();
-        let mut left = count;
         let added: Result<_, StoreError> = store
-            .insert_from(|| {
-                let portion = left.min(1_000);
-                left -= portion;
-                Ok((0..portion).map(|_| spec()).collect())
+            .insert_with(async |insertion| {
+                for begin in (0..count).step_by(1_000) {
+                    let portion = 1_000.min(count - begin);
+                    let specs: Vec<_> = (0..portion).map(|_| spec()).collect();
+                    insertion.push(&specs, |_| {}).await?;
+                }
+                Ok(insertion.inserted())
             })
             .await;
-        assert_eq!(added.unwrap(), (count, 0));
+        assert_eq!(added.unwrap(), count);
         Bench {
             dir: dir.path().to_owned(),
             database,
@@ -296,8 +301,8 @@ impl Bench {
              WHERE job_id <= (SELECT max(id) / 4 FROM jobs)",
         )
         .await;
-        let today = self.store.spend(NOW - DAY).await.unwrap();
-        assert!(today.iter().any(|(_, jobs, _)| *jobs >= count));
+        let today = self.store.spend(Posts::Since(NOW - DAY)).await.unwrap();
+        assert!(today.iter().any(|row| row.count >= count));
     }
 
     /// The median time of a claim and the commit of its answer.

@@ -313,6 +313,11 @@ impl State {
         matches!(self, State::Done | State::Failed | State::Cancelled)
     }
 
+    /// The provider has its task, which is paid for, and its video is still to come.
+    pub const fn has_open_task(self) -> bool {
+        matches!(self, State::Generating | State::Downloading)
+    }
+
     /// Nothing moves it by itself: final, or waiting for a person's word.
     pub const fn is_settled(self) -> bool {
         self.is_final() || matches!(self, State::Unconfirmed)

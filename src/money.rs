@@ -1,7 +1,7 @@
 //! Money: decimal amounts in integer millionths, so that no sum ever rounds.
 
 use std::fmt;
-use std::ops::{Add, AddAssign, Sub};
+use std::ops::{Add, AddAssign};
 use std::str::FromStr;
 
 /// An amount in the account's currency, counted in millionths. Never negative
@@ -42,13 +42,6 @@ impl Add for Money {
 impl AddAssign for Money {
     fn add_assign(&mut self, other: Money) {
         *self = *self + other;
-    }
-}
-
-impl Sub for Money {
-    type Output = Money;
-    fn sub(self, other: Money) -> Money {
-        Money(self.0.saturating_sub(other.0))
     }
 }
 

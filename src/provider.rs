@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use url::{Host, Url};
 
+use crate::config::is_loopback;
 use crate::job::{JobSpec, Millis};
 use crate::verdict::{Answer, Reply};
 
@@ -507,15 +508,6 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes")?.trim().split_once('/')?;
     let (first, _) = range.split_once('-')?;
     Some((first.trim().parse().ok()?, total.trim().parse().ok()))
-}
-
-pub(crate) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    }
 }
 
 /// A host that a video may come from. Link-local addresses and two clouds' own

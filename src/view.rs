@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::job::{Job, JobId, Millis, Outcome, Size, State};
 use crate::money::Money;
 use crate::store::{
-    Batch, Cap, Counts, Event, Filter, GateRow, LedgerRow, SpendRow, Store, StoreError,
+    Batch, Cap, Counts, Event, Filter, GateRow, LedgerRow, Posts, SpendRow, Store, StoreError,
 };
 
 /// Unconfirmed jobs that are named in a [`Status`].
@@ -147,6 +147,45 @@ impl<'a> Detail<'a> {
     }
 }
 
+/// Ids that are told one by one; of more, the first and the last are.
+pub const MAX_IDS: usize = 10_000;
+
+/// What went in, and what was there already.
+#[derive(Debug, Serialize)]
+pub struct Added {
+    inserted: u64,
+    existing: u64,
+    /// All of them, or nothing.
+    ids: Option<Vec<JobId>>,
+    first_id: Option<JobId>,
+    last_id: Option<JobId>,
+    /// All of them, in the order of the request, or nothing.
+    existing_ids: Option<Vec<JobId>>,
+    /// How many keys are of jobs that ask for another video.
+    differing_keys: u64,
+}
+
+impl Added {
+    /// Of both kinds: how many, and the first [`MAX_IDS`] of their ids.
+    pub fn new(
+        (inserted, ids): (u64, &[JobId]),
+        last_id: Option<JobId>,
+        (existing, existing_ids): (u64, &[JobId]),
+        differing_keys: u64,
+    ) -> Added {
+        let all = |ids: &[JobId], count: u64| (ids.len() as u64 == count).then(|| ids.to_vec());
+        Added {
+            inserted,
+            existing,
+            ids: all(ids, inserted),
+            first_id: ids.first().copied(),
+            last_id,
+            existing_ids: all(existing_ids, existing),
+            differing_keys,
+        }
+    }
+}
+
 /// How the queue stands.
 #[derive(Debug)]
 pub struct Status {
@@ -191,8 +230,8 @@ impl Status {
             caps: store.caps().await?,
             held: store.gates().await?.into_iter().map(Held::from).collect(),
             unconfirmed: store.list_ids(&unconfirmed).await?,
-            today: spend_rows(store.spend(day_start).await?),
-            total: spend_rows(store.spend(0).await?),
+            today: store.spend(Posts::Since(day_start)).await?,
+            total: store.spend(Posts::Since(0)).await?,
         })
     }
 
@@ -268,15 +307,6 @@ pub fn spend(rows: &[SpendRow]) -> Value {
         (outcome.as_str().to_owned(), entry)
     };
     Value::Object(Outcome::ALL.into_iter().map(entry).collect())
-}
-
-fn spend_rows(rows: Vec<(Outcome, u64, Money)>) -> Vec<SpendRow> {
-    let row = |(outcome, count, cost)| SpendRow {
-        outcome,
-        count,
-        cost,
-    };
-    rows.into_iter().map(row).collect()
 }
 
 /// How many jobs are in each state, and in all.

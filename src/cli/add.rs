@@ -21,9 +21,9 @@ use crate::intake::Defaults;
 use crate::job::{DEFAULT_BATCH, DEFAULT_DURATION, JobSpec, Size};
 use crate::money::Money;
 use crate::store::{Insertion, Open, Store, StoreError};
-use crate::view;
+use crate::view::{self, MAX_IDS};
 use reading::{Batch, Complaints, Found, Handed, Plan, Source};
-use report::{Added, LeftOut, MAX_IDS, report, say_cap};
+use report::{Added, LeftOut, report, say_cap};
 
 const AFTER_HELP: &str = "\
     FILE is .jsonl or .ndjson (an object a line), .json (an array of objects) or .csv (with a \

@@ -55,7 +55,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
     }
     let now = context.clock.now();
     let outcome = select::edit(&store, found, |job| {
-        let kept = args.keep && is_paid(job);
+        let kept = args.keep && job.state.has_open_task();
         (!kept)
             .then(|| step::step(job, Event::Cancelled, now, &policy))
             .transpose()
@@ -66,7 +66,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         .changed
         .iter()
         .map(|changed| &changed.before)
-        .filter(|job| is_paid(job))
+        .filter(|job| job.state.has_open_task())
         .collect();
     let cost: Money = paid.iter().map(|job| job.cost).sum();
     if context.json() {
@@ -108,9 +108,4 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
     }
     outcome.complain();
     Ok(outcome.status())
-}
-
-/// The provider has its task.
-fn is_paid(job: &Job) -> bool {
-    matches!(job.state, State::Generating | State::Downloading)
 }

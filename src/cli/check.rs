@@ -13,6 +13,7 @@ use crate::job::Millis;
 use crate::lock;
 use crate::provider::Provider;
 use crate::service;
+use crate::sink;
 use crate::store::{Filter, Open, Store};
 use crate::verdict;
 
@@ -307,7 +308,7 @@ fn check_disk(settings: &Settings, findings: &mut Findings) {
         " (does not exist yet)"
     };
     let needed = settings.download.min_free_space;
-    match files::free_space(folder) {
+    match sink::free_space(folder) {
         Ok(free) if free >= needed => findings.ok(
             "disk",
             format_args!("{shown}{made}: {} free", bytesize::ByteSize(free)),

@@ -114,15 +114,6 @@ pub fn nearest_folder(path: &Path) -> &Path {
         .unwrap_or(Path::new("/"))
 }
 
-/// Free bytes for this user where a folder is.
-///
-/// # Errors
-/// What the system says.
-pub fn free_space(folder: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(folder)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
 /// Makes a file in a folder, writes to it, and removes it.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::Receiver;
 use url::{Host, Url};
 
 use super::failure::Failure;
+use crate::config::is_loopback;
 use crate::provider::{self, OuterResolver};
 
 /// Images that are asked for at once.
@@ -53,7 +54,7 @@ impl Checker {
     pub fn new(base_url: &Url) -> Result<Checker, Failure> {
         // Fails only if one is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let loopback = provider::is_loopback(base_url);
+        let loopback = is_loopback(base_url);
         let client = Client::builder()
             .user_agent(concat!("reelq/", env!("CARGO_PKG_VERSION")))
             .redirect(Policy::custom(move |attempt| redirect(attempt, loopback)))

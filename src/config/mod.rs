@@ -564,13 +564,17 @@ fn as_folder(mut url: Url) -> Url {
 
 /// Whether what is sent there can be read on the way.
 fn is_exposed(url: &Url) -> bool {
-    let loopback = match url.host() {
+    url.scheme() == "http" && !is_loopback(url)
+}
+
+/// Whether a URL names this machine itself.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
         Some(Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
-    };
-    url.scheme() == "http" && !loopback
+    }
 }
 
 impl Settings {

@@ -22,7 +22,9 @@ use super::error::{ApiError, ApiResult, ok};
 use super::input::{broken_off, media_type, patient, wrong_type};
 use crate::intake::{Defaults, Format, LineFault, Portion, ReadError, read};
 use crate::job::{JobId, JobSpec};
+use crate::sink::free_space;
 use crate::store::{Insertion, StoreError, There};
+use crate::view::{self, MAX_IDS};
 
 /// The longest body: some ten million jobs.
 const MAX_BODY: u64 = 8 << 30;
@@ -35,9 +37,6 @@ const LOOK: u64 = 16 << 20;
 
 /// Bad lines and differing keys that are told; further ones are counted.
 const TOLD: usize = 100;
-
-/// Ids in an answer; of more, the first and the last are told.
-const IDS: usize = 10_000;
 
 /// Portions that wait for the database.
 const WAITING: usize = 2;
@@ -99,17 +98,9 @@ fn hand_on(
 /// What went in and what was there, in the words of `reelq add --json`.
 #[derive(Serialize)]
 struct Added {
-    inserted: u64,
-    existing: u64,
-    /// All of them, or nothing.
-    ids: Option<Vec<JobId>>,
-    first_id: Option<JobId>,
-    last_id: Option<JobId>,
-    /// All of them, in the order of the request, or nothing.
-    existing_ids: Option<Vec<JobId>>,
-    /// How many keys are of jobs that ask for another video.
-    differing_keys: u64,
-    /// The first of those.
+    #[serde(flatten)]
+    added: view::Added,
+    /// The first of the keys whose jobs ask for another video.
     differing: Vec<Differing>,
 }
 
@@ -129,7 +120,7 @@ async fn insert(
     let (mut there, mut differing, mut differing_keys) = (Vec::new(), Vec::new(), 0);
     while let Some(portion) = portions.recv().await {
         let note = |found: There<'_>| {
-            if there.len() < IDS {
+            if there.len() < MAX_IDS {
                 there.push(found.id);
             }
             if found.is_same {
@@ -145,19 +136,14 @@ async fn insert(
     }
     // Whether that was the end.
     reading.await??;
-    let (inserted, existing) = (insertion.inserted(), insertion.existing());
-    let ids = insertion.ids(IDS as u32).await?;
-    let all = |ids: Vec<JobId>, count: u64| (ids.len() as u64 == count).then_some(ids);
-    Ok(Added {
-        inserted,
-        existing,
-        first_id: ids.first().copied(),
-        last_id: insertion.last(),
-        ids: all(ids, inserted),
-        existing_ids: all(there, existing),
+    let ids = insertion.ids(MAX_IDS as u32).await?;
+    let added = view::Added::new(
+        (insertion.inserted(), &ids),
+        insertion.last(),
+        (insertion.existing(), &there),
         differing_keys,
-        differing,
-    })
+    );
+    Ok(Added { added, differing })
 }
 
 enum BulkError {
@@ -224,7 +210,7 @@ async fn spool(database: &Path, body: Body) -> ApiResult<std::fs::File> {
         }
         if length >= looked {
             looked = length + LOOK;
-            if free_space(folder).is_some_and(|free| free < LEFT_FREE) {
+            if free_space(folder).is_ok_and(|free| free < LEFT_FREE) {
                 return Err(no_room());
             }
         }
@@ -232,11 +218,6 @@ async fn spool(database: &Path, body: Body) -> ApiResult<std::fs::File> {
     }
     file.flush().await.map_err(unstored)?;
     Ok(file.into_inner().into_std().await)
-}
-
-fn free_space(folder: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(folder).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 fn no_room() -> ApiError {

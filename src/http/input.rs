@@ -40,6 +40,11 @@ impl JobName {
     }
 }
 
+/// As much of a name or a path as an error repeats.
+pub(super) fn beginning(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
 /// A job's number, in its one spelling.
 pub(super) fn number(text: &str) -> Option<JobId> {
     let id: JobId = text.parse().ok()?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
-use super::input::{JobName, Query, command, surplus, value};
+use super::input::{JobName, Query, beginning, command, surplus, value};
 use crate::job::{Event, Job, JobId, State as JobState, is_task_id};
 use crate::step::{self, Illegal};
 use crate::store::{Edited, Filter};
@@ -36,7 +36,7 @@ async fn number(app: &App, id: &JobName) -> ApiResult<JobId> {
 }
 
 fn unknown(id: &JobName) -> ApiError {
-    let shown: String = id.0.chars().take(100).collect();
+    let shown = beginning(&id.0);
     ApiError::not_found("job_not_found", format!("there is no job {shown:?}")).of("id")
 }
 
@@ -105,8 +105,8 @@ pub(super) async fn cancel(
         }
     }
     edit(&app, &id, move |job| {
-        let runs = matches!(job.state, JobState::Generating | JobState::Downloading);
-        (!(keep && runs)).then_some(Event::Cancelled)
+        let kept = keep && job.state.has_open_task();
+        (!kept).then_some(Event::Cancelled)
     })
     .await
 }

@@ -231,7 +231,7 @@ fn router(app: Arc<App>) -> Router {
 }
 
 async fn no_route(uri: Uri) -> ApiError {
-    let path: String = uri.path().chars().take(200).collect();
+    let path = input::beginning(uri.path());
     ApiError::not_found(
         "unknown_url",
         format!("there is nothing at {path}; /openapi.json lists what there is"),
@@ -239,7 +239,7 @@ async fn no_route(uri: Uri) -> ApiError {
 }
 
 async fn no_method(method: Method, uri: Uri) -> ApiError {
-    let path: String = uri.path().chars().take(200).collect();
+    let path = input::beginning(uri.path());
     ApiError::new(
         axum::http::StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",

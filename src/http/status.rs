@@ -13,11 +13,11 @@ use tokio::time::Instant;
 
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
-use super::input::{PathName, command, surplus, value};
+use super::input::{PathName, beginning, command, surplus, value};
 use crate::job::{Millis, Outcome};
 use crate::money::Money;
 use crate::places::day_start;
-use crate::store::{Batch, StoreError};
+use crate::store::{Batch, Posts, StoreError};
 use crate::view::{self, Held, Status};
 
 const OPEN_METRICS: &str = "application/openmetrics-text";
@@ -88,11 +88,11 @@ pub(super) async fn batch(State(app): State<Arc<App>>, name: PathName) -> ApiRes
     let store = app.store();
     let counts = store.counts(Some(&name.0)).await?;
     if counts.total() == 0 {
-        let shown: String = name.0.chars().take(100).collect();
+        let shown = beginning(&name.0);
         let message = format!("there is no job in a batch {shown:?}");
         return Err(ApiError::not_found("batch_not_found", message).of("name"));
     }
-    let spent = store.spend_of_batch(&name.0).await?;
+    let spent = store.spend(Posts::Batch(&name.0)).await?;
     let batch = Batch {
         name: name.0,
         counts,
@@ -148,17 +148,15 @@ async fn set_paused(app: &App, reason: Option<String>) -> ApiResult {
 pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> ApiResult {
     let store = app.store();
     let counts = store.counts(None).await?;
-    let spent = store.spend(0).await?;
+    let spent = store.spend(Posts::Since(0)).await?;
     let gates = store.gates().await?;
     let paused = store.fact("paused").await?;
     let waiting = store.messages_waiting().await?;
     let mut text = app.http.stats.encode();
     text.truncate(text.trim_end_matches("# EOF\n").len());
     let of = |outcomes: &[Outcome]| -> Money {
-        let spent = spent
-            .iter()
-            .filter(|(outcome, ..)| outcomes.contains(outcome));
-        spent.map(|(_, _, cost)| *cost).sum()
+        let spent = spent.iter().filter(|row| outcomes.contains(&row.outcome));
+        spent.map(|row| row.cost).sum()
     };
     let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, String)]| {
         // Writing to a String cannot fail.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
-use super::input::{JobName, Query};
+use super::input::{JobName, Query, beginning};
 use crate::job::{Event, Job, Millis, Size, State as JobState};
 use crate::step;
 use crate::store::{Edited, StoreError};
@@ -90,7 +90,7 @@ fn seconds(at: Millis) -> i64 {
 pub(super) async fn find(app: &App, id: &JobName) -> ApiResult<Job> {
     let store = app.store();
     let unknown = || {
-        let shown: String = id.0.chars().take(100).collect();
+        let shown = beginning(&id.0);
         let message = format!("there is no video {shown:?}");
         ApiError::not_found("video_not_found", message).of("video_id")
     };

@@ -138,16 +138,6 @@ pub enum SinkError {
 }
 
 impl SinkError {
-    /// Wait for space and go on.
-    pub fn is_full(&self) -> bool {
-        matches!(self, SinkError::Full { .. })
-    }
-
-    /// The daemon has to stop.
-    pub fn is_fatal(&self) -> bool {
-        matches!(self, SinkError::Fsync { .. })
-    }
-
     /// More bytes may make it a video: resume or repeat the transfer. `false`
     /// also for every error that is not about the content.
     pub fn is_truncation(&self) -> bool {
@@ -291,15 +281,7 @@ impl Sink {
     ///
     /// What the file system says.
     pub fn free_space(&self) -> io::Result<u64> {
-        let mut last = io::Error::from(ErrorKind::NotFound);
-        for folder in self.shared.dir.ancestors() {
-            match rustix::fs::statvfs(folder) {
-                Ok(stat) => return Ok(stat.f_bavail.saturating_mul(stat.f_frsize)),
-                Err(error @ (Errno::NOENT | Errno::NOTDIR)) => last = error.into(),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(last)
+        free_space(&self.shared.dir)
     }
 
     /// The absolute path for a job: the first by [`naming::with_suffix`] where
@@ -429,6 +411,23 @@ impl Sink {
     fn release(&self, target: &Path) {
         guard(&self.shared.reserved).remove(&key(target));
     }
+}
+
+/// Free bytes for this user where a folder is or will be.
+///
+/// # Errors
+///
+/// What the file system says.
+pub fn free_space(folder: &Path) -> io::Result<u64> {
+    let mut last = io::Error::from(ErrorKind::NotFound);
+    for folder in folder.ancestors() {
+        match rustix::fs::statvfs(folder) {
+            Ok(stat) => return Ok(stat.f_bavail.saturating_mul(stat.f_frsize)),
+            Err(error @ (Errno::NOENT | Errno::NOTDIR)) => last = error.into(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last)
 }
 
 fn key(target: &Path) -> String {

@@ -91,11 +91,6 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// The final path.
-    pub fn target(&self) -> &Path {
-        &self.target
-    }
-
     /// Bytes so far.
     pub fn len(&self) -> u64 {
         self.draft.as_ref().map_or(0, |draft| draft.len)

@@ -1,13 +1,11 @@
 //! What the HTTP interface asks that nobody else does.
 
-use serde::Serialize;
-use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite};
+use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::read::Event;
 use super::row::{self, COLUMNS};
-use super::{COUNTED, Store, StoreError};
-use crate::job::{Job, JobId, Millis, Outcome};
-use crate::money::Money;
+use super::{Store, StoreError};
+use crate::job::{Job, JobId, Millis};
 
 /// A portion of the history of all jobs.
 #[derive(Clone, Debug, Default)]
@@ -16,18 +14,6 @@ pub struct EventPage {
     pub events: Vec<(Event, String)>,
     /// Everything up to this event was looked at.
     pub end: i64,
-}
-
-/// Submissions of one outcome, and their cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct SpendRow {
-    /// How they ended.
-    pub outcome: Outcome,
-    /// How many.
-    pub count: u64,
-    /// What they cost, or may have cost.
-    #[serde(skip)]
-    pub cost: Money,
 }
 
 impl Store {
@@ -114,7 +100,8 @@ impl Store {
             end: after,
         };
         for row in &rows {
-            let (event, of) = event(row).map_err(|e| self.judge(e))?;
+            let read = Event::read(row).and_then(|event| Ok((event, row.try_get(6)?)));
+            let (event, of): (Event, String) = read.map_err(|e| self.judge(e))?;
             page.end = event.id;
             if batch.is_none_or(|batch| batch == of) {
                 page.events.push((event, of));
@@ -122,40 +109,4 @@ impl Store {
         }
         Ok(page)
     }
-
-    /// The submissions of one batch by outcome.
-    pub async fn spend_of_batch(&self, batch: &str) -> Result<Vec<SpendRow>, StoreError> {
-        let rows: Vec<(String, i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT outcome, count(*), coalesce(sum(iif(outcome IN {COUNTED}, cost, 0)), 0) \
-                 FROM submissions WHERE batch = ? GROUP BY outcome"
-        )))
-        .bind(batch)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(|e| self.judge(e))?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(outcome, count, cost)| {
-                Some(SpendRow {
-                    outcome: outcome.parse().ok()?,
-                    count: count.unsigned_abs(),
-                    cost: Money::from_micros(cost),
-                })
-            })
-            .collect())
-    }
-}
-
-fn event(row: &sqlx::sqlite::SqliteRow) -> Result<(Event, String), sqlx::Error> {
-    Ok((
-        Event {
-            id: row.try_get(0)?,
-            job_id: row.try_get(1)?,
-            at: row.try_get(2)?,
-            event: row.try_get(3)?,
-            state: row.try_get(4)?,
-            detail: row.try_get(5)?,
-        },
-        row.try_get(6)?,
-    ))
 }

@@ -46,28 +46,6 @@ impl Store {
         .await
     }
 
-    /// Inserts jobs from an iterator in one transaction and in constant memory.
-    /// `feed` is asked for portions until it gives none; if it ends with an
-    /// error, nothing is inserted.
-    ///
-    /// # Errors
-    /// The error of `feed`, or the store's own as its `From`.
-    pub async fn insert_from<E: From<StoreError>>(
-        &self,
-        mut feed: impl FnMut() -> Result<Vec<JobSpec>, E>,
-    ) -> Result<(u64, u64), E> {
-        self.insert_with(async |insertion| {
-            loop {
-                let specs = feed()?;
-                if specs.is_empty() {
-                    return Ok((insertion.inserted(), insertion.existing()));
-                }
-                insertion.push(&specs, |_| {}).await?;
-            }
-        })
-        .await
-    }
-
     /// Inserts what `work` pushes, in one transaction: an error of `work` leaves
     /// nothing behind. Other writers wait meanwhile, so `work` must not wait for
     /// a network or a person.
@@ -379,7 +357,6 @@ mod tests {
     #[allow(dead_code)]
     fn futures_can_cross_threads(store: &'static Store, specs: &'static [JobSpec]) {
         is_send(&store.insert(specs));
-        is_send(&store.insert_from(|| Ok::<_, StoreError>(Vec::new())));
     }
 
     /// Texts at the edge of the rules: blanks, schemes, what follows them.

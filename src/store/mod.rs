@@ -24,10 +24,12 @@ use tokio::sync::Mutex;
 
 pub use care::Pruned;
 pub use claim::{Admission, Claim, Claimed};
-pub use front::{EventPage, SpendRow};
+pub use front::EventPage;
 pub use insert::{Added, Insertion, There};
 pub use outbox::{Absorbed, Message};
-pub use read::{Batch, Cap, Counts, Event, Filter, GateRow, LedgerPlace, LedgerRow};
+pub use read::{
+    Batch, Cap, Counts, Event, Filter, GateRow, LedgerPlace, LedgerRow, Posts, SpendRow,
+};
 pub use work::{Bounds, Committed, Edited, Moving};
 
 /// SQLite's mark of a reelq database: "reel".

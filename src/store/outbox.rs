@@ -243,14 +243,7 @@ async fn absorb_in(
     let mut batches: Vec<(String, Event)> = Vec::new();
     let mut end = cursor;
     for found in &rows {
-        let event = Event {
-            id: found.try_get(0)?,
-            job_id: found.try_get(1)?,
-            at: found.try_get(2)?,
-            event: found.try_get(3)?,
-            state: found.try_get(4)?,
-            detail: found.try_get(5)?,
-        };
+        let event = Event::read(found)?;
         end = event.id;
         let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id = ?");
         let job = sqlx::query(AssertSqlSafe(sql))

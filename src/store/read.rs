@@ -97,6 +97,20 @@ pub struct Event {
     pub detail: Option<String>,
 }
 
+impl Event {
+    /// From a row that begins with id, job_id, at, event, state and detail.
+    pub(super) fn read(row: &SqliteRow) -> Result<Event, sqlx::Error> {
+        Ok(Event {
+            id: row.try_get(0)?,
+            job_id: row.try_get(1)?,
+            at: row.try_get(2)?,
+            event: row.try_get(3)?,
+            state: row.try_get(4)?,
+            detail: row.try_get(5)?,
+        })
+    }
+}
+
 /// A POST that was begun.
 #[derive(Clone, Debug)]
 pub struct LedgerRow {
@@ -132,6 +146,26 @@ pub struct LedgerRow {
     pub endpoint: String,
     /// The job's state now.
     pub state: String,
+}
+
+/// Which submissions are counted.
+#[derive(Clone, Copy, Debug)]
+pub enum Posts<'a> {
+    /// Those that were begun at a time or later.
+    Since(Millis),
+    /// Those of one batch.
+    Batch(&'a str),
+}
+
+/// Submissions of one outcome, and their cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpendRow {
+    /// How they ended.
+    pub outcome: Outcome,
+    /// How many.
+    pub count: u64,
+    /// What they cost, or may have cost.
+    pub cost: Money,
 }
 
 /// A batch whose cost is capped.
@@ -281,16 +315,7 @@ impl Store {
         .await
         .map_err(|e| self.judge(e))?;
         rows.iter()
-            .map(|row| {
-                Ok(Event {
-                    id: row.try_get(0)?,
-                    job_id: row.try_get(1)?,
-                    at: row.try_get(2)?,
-                    event: row.try_get(3)?,
-                    state: row.try_get(4)?,
-                    detail: row.try_get(5)?,
-                })
-            })
+            .map(Event::read)
             .collect::<Result<_, sqlx::Error>>()
             .map_err(|e| self.judge(e))
     }
@@ -370,26 +395,29 @@ impl Store {
             .map_err(|e| self.judge(e))
     }
 
-    /// Submissions and their cost by outcome, since a time.
-    pub async fn spend(&self, since: Millis) -> Result<Vec<(Outcome, u64, Money)>, StoreError> {
-        let rows: Vec<(String, i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT outcome, count(*), coalesce(sum(iif(outcome IN {COUNTED}, cost, 0)), 0) \
-                 FROM submissions WHERE started_at >= ? GROUP BY outcome"
-        )))
-        .bind(since)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(|e| self.judge(e))?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(outcome, count, cost)| {
-                Some((
-                    outcome.parse().ok()?,
-                    count.unsigned_abs(),
-                    Money::from_micros(cost),
-                ))
+    /// How submissions ended and what they cost, by outcome.
+    pub async fn spend(&self, of: Posts<'_>) -> Result<Vec<SpendRow>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(format!(
+            "SELECT outcome, count(*), coalesce(sum(iif(outcome IN {COUNTED}, cost, 0)), 0) FROM submissions WHERE "
+        ));
+        match of {
+            Posts::Since(at) => query.push("started_at >= ").push_bind(at),
+            Posts::Batch(name) => query.push("batch = ").push_bind(name.to_owned()),
+        };
+        let rows: Vec<(String, i64, i64)> = query
+            .push(" GROUP BY outcome")
+            .build_query_as()
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.judge(e))?;
+        let read = |(outcome, count, cost): (String, i64, i64)| {
+            Some(SpendRow {
+                outcome: outcome.parse().ok()?,
+                count: count.unsigned_abs(),
+                cost: Money::from_micros(cost),
             })
-            .collect())
+        };
+        Ok(rows.into_iter().filter_map(read).collect())
     }
 
     /// What was paid or may have been, ever, by one batch or by all that the ledger holds.

@@ -12,10 +12,7 @@ use crate::job::JobId;
 use crate::money::Money;
 use crate::service;
 use crate::store::{Store, There};
-use crate::view;
-
-/// Ids that are printed as JSON; of more, the first and the last are.
-pub(super) const MAX_IDS: usize = 10_000;
+use crate::view::{self, MAX_IDS};
 
 /// Keys of other jobs that are named.
 const MAX_KEYS: usize = 10;
@@ -113,25 +110,28 @@ pub(super) async fn report(
         ));
     }
     if context.json() {
-        let ids = |ids: &[JobId], count: u64| (ids.len() as u64 == count).then(|| ids.to_vec());
         let new_ids = if args.dry_run { &[][..] } else { &added.ids };
-        context.out.json(&json!({
-            "inserted": added.inserted,
-            "existing": added.existing,
-            "ids": ids(new_ids, added.inserted),
-            "first_id": new_ids.first(),
-            "last_id": added.last.filter(|_| !args.dry_run),
-            "existing_ids": ids(&added.left_out.ids, added.existing),
-            "differing_keys": added.left_out.others.len() as u64 + added.left_out.untold,
-            "cost": total(&priced).map(view::money),
-            "prices": priced.iter().map(|priced| json!({
-                "size": priced.size,
-                "jobs": priced.jobs,
-                "seconds": priced.seconds,
-                "cost": priced.cost.map(view::money),
-            })).collect::<Vec<_>>(),
-            "dry_run": args.dry_run,
-        }))?;
+        let left_out = &added.left_out;
+        let mut value = json!(view::Added::new(
+            (added.inserted, new_ids),
+            added.last.filter(|_| !args.dry_run),
+            (added.existing, &left_out.ids),
+            left_out.others.len() as u64 + left_out.untold,
+        ));
+        value["cost"] = json!(total(&priced).map(view::money));
+        value["prices"] = priced
+            .iter()
+            .map(|priced| {
+                json!({
+                    "size": priced.size,
+                    "jobs": priced.jobs,
+                    "seconds": priced.seconds,
+                    "cost": priced.cost.map(view::money),
+                })
+            })
+            .collect();
+        value["dry_run"] = args.dry_run.into();
+        context.out.json(&value)?;
         return context.out.flush();
     }
     let verb = if args.dry_run {
