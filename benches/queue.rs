@@ -319,6 +319,7 @@ impl Bench {
                         max_tasks: 100,
                         now,
                         day_start: now - DAY,
+                        trial: None,
                         endpoint: ENDPOINT.to_owned(),
                     },
                     |job, _| {

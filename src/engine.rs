@@ -506,6 +506,10 @@ impl Engine {
             endpoint: self.endpoint.clone(),
             now,
             day_start: around.day_start,
+            trial: self
+                .submit_gate
+                .closed()
+                .map(|closed| step::spread(now, closed.tries.into(), Millis::MAX).unsigned_abs()),
         };
         let (budget, policy, endpoint) = (&self.limits.budget, &self.limits.policy, &self.endpoint);
         let claimed = self
@@ -736,6 +740,7 @@ impl Engine {
         };
         self.poll_faults_in_row = 0;
         self.poll_answered = true;
+        self.submit_gate.heard(now);
         if self.poll_gate.open(true).is_some() {
             tracing::info!("polling goes on");
         }

@@ -26,7 +26,7 @@ const LONGEST_LOOK: Millis = 60 * SECOND;
 const PATIENCE: u32 = 2;
 
 /// The same where the POST may end unknown. Doubles with each such trial.
-const PATIENCE_UNKNOWN: u32 = 12;
+const PATIENCE_UNKNOWN: u32 = 6;
 
 /// The longest `Retry-After` that is believed.
 const LONGEST_RETRY_AFTER: Millis = 3_600 * SECOND;
@@ -280,10 +280,24 @@ impl Gate {
         }
     }
 
+    /// Something free was answered, such as a poll: where it is open whether the provider is
+    /// there at all, that is as good as a free request that is due.
+    pub fn heard(&mut self, now: Millis) {
+        let due = |closed: &Closed| closed.cause.is_risky() && closed.until <= now;
+        if self.closed.as_ref().is_some_and(due) {
+            self.probe_answered();
+        }
+    }
+
     /// A free request failed: it is sent again after a growing pause. Why the gate
     /// closed stays what the POST said; this may be a fault of the probe's address alone.
     pub fn probe_failed(&mut self, fault: &Fault, now: Millis) {
         let Some(closed) = &self.closed else { return };
+        // That the key is refused is an answer, and refusing a POST for it costs nothing.
+        let is_refusal = matches!(fault.cause, Cause::KeyRefused | Cause::AccountRefused);
+        if closed.cause.is_risky() && is_refusal {
+            return self.probe_answered();
+        }
         let longest = match closed.cause {
             cause if cause.is_risky() => LONGEST_LOOK,
             cause => cause.longest_pause(),
@@ -425,12 +439,12 @@ mod tests {
             for cause in [Cause::KeyRefused, Cause::AccountRefused, Cause::Busy] {
                 assert!(blind_trials_in(cause, probe, 20 * SECOND) >= 1, "{cause:?}");
             }
-            for cause in [Cause::Unclear, Cause::Unreachable] {
-                assert_eq!(blind_trials_in(cause, probe, 60 * SECOND), 0, "{cause:?}");
-                let trials = blind_trials_in(cause, probe, 3 * 3_600 * SECOND);
-                // With the three that are on the wire when it begins: eight at most.
-                assert!((1..=5).contains(&trials), "{trials} for {cause:?}");
-            }
+        }
+        for cause in [Cause::Unclear, Cause::Unreachable] {
+            assert_eq!(blind_trials_in(cause, &broken, 60 * SECOND), 0, "{cause:?}");
+            let trials = blind_trials_in(cause, &broken, 3 * 3_600 * SECOND);
+            // With the three that are on the wire when it begins: eight at most.
+            assert!((1..=5).contains(&trials), "{trials} for {cause:?}");
         }
     }
 
@@ -440,6 +454,29 @@ mod tests {
         for cause in [Cause::Busy, Cause::Unclear, Cause::Unreachable] {
             assert_eq!(blind_trials_in(cause, &cut_off, 24 * 3_600 * SECOND), 0);
         }
+    }
+
+    #[test]
+    fn any_answer_shows_that_the_provider_is_there() {
+        let refused = fault(Cause::KeyRefused, "401");
+        for cause in [Cause::Unreachable, Cause::Unclear] {
+            let mut gate = Gate::default();
+            gate.close(fault(cause, "500"), 0, false);
+            let due = gate.closed().unwrap().until;
+            // Of a request from before the fault.
+            gate.heard(due - 1);
+            assert_eq!(gate.pass(due), Pass::Probe);
+            let mut polled = gate.clone();
+            polled.heard(due);
+            assert_eq!(polled.pass(due), Pass::Trial);
+            gate.probe_failed(&refused, due);
+            assert_eq!(gate.pass(due), Pass::Trial);
+        }
+        let mut gate = Gate::default();
+        gate.close(refused.clone(), 0, false);
+        gate.heard(2 * SECOND);
+        gate.probe_failed(&refused, 2 * SECOND);
+        assert!(matches!(gate.pass(2 * SECOND), Pass::Wait(_)));
     }
 
     #[test]

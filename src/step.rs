@@ -98,7 +98,7 @@ pub fn backoff(id: JobId, faults: u32, first: Millis) -> Millis {
 }
 
 /// A number in `0..=width` that depends on nothing but its arguments.
-fn spread(id: JobId, salt: i64, width: Millis) -> Millis {
+pub fn spread(id: JobId, salt: i64, width: Millis) -> Millis {
     // SplitMix64's finaliser: neighbouring ids land far apart.
     let mut x = (id as u64) ^ (salt as u64).rotate_left(32);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

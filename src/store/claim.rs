@@ -1,14 +1,14 @@
 //! What may be submitted: the best jobs that are due, as far as limits and caps
 //! let them, taken with their intent and their reservation.
 
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 
 use super::row::{self, COLUMNS};
 use super::work::{Committed, set_aside, write_or_set_aside};
 use super::{COUNTED, Store, StoreError, begin, spent_by};
 use crate::budget::{Scope, Spent};
-use crate::job::{Job, Millis};
+use crate::job::{Job, JobId, Millis};
 use crate::money::Money;
 use crate::step::Transition;
 
@@ -31,6 +31,8 @@ pub struct Claim {
     pub now: Millis,
     /// When the calendar day of the budget began.
     pub day_start: Millis,
+    /// A trial while the gate is closed: any number, by which one of the jobs is chosen.
+    pub trial: Option<u64>,
 }
 
 /// What a claim took.
@@ -128,17 +130,14 @@ async fn claim_in(
 
     let room = i64::from(claim.max_tasks) - tasks(tx, &claim.endpoint).await?;
     let limit = room.min(i64::from(claim.limit));
-    let sql = format!(
-        "SELECT {COLUMNS} FROM jobs WHERE state = 'pending' AND due_at IS NULL \
-         ORDER BY priority DESC, id LIMIT 1"
-    );
     // What is set aside or put off is bounded, so that one claim stays short.
     let mut passed_over = 0;
     while (claimed.jobs.len() as i64) < limit && passed_over < RIPEN {
-        let Some(found) = sqlx::query(AssertSqlSafe(sql.as_str()))
-            .fetch_optional(&mut *tx)
-            .await?
-        else {
+        let found = match claim.trial {
+            Some(number) => for_trial(tx, number).await?,
+            None => best(tx, "").await?,
+        };
+        let Some(found) = found else {
             break;
         };
         let job = match row::job(&found) {
@@ -177,6 +176,51 @@ async fn claim_in(
     }
     claimed.more = passed_over.max(ripened) >= RIPEN;
     Ok(claimed)
+}
+
+/// The first in the order of the queue.
+async fn best(tx: &mut SqliteConnection, which: &str) -> Result<Option<SqliteRow>, sqlx::Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE state = 'pending' AND due_at IS NULL {which} \
+         ORDER BY priority DESC, id LIMIT 1"
+    );
+    sqlx::query(AssertSqlSafe(sql)).fetch_optional(tx).await
+}
+
+/// Any of the most urgent jobs that was not refused before: what closed the gate may be the
+/// fault of the first ones alone, and would keep it closed if only they were tried.
+async fn for_trial(
+    tx: &mut SqliteConnection,
+    number: u64,
+) -> Result<Option<SqliteRow>, sqlx::Error> {
+    let ends: Option<(i64, JobId, JobId)> = sqlx::query_as(
+        "SELECT priority, id, (SELECT id FROM jobs WHERE state = 'pending' AND due_at IS NULL \
+                               AND priority = first.priority ORDER BY id DESC LIMIT 1) \
+         FROM jobs AS first WHERE state = 'pending' AND due_at IS NULL \
+         ORDER BY priority DESC, id LIMIT 1",
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some((priority, first, last)) = ends else {
+        return Ok(None);
+    };
+    let from = first + (number % (last - first + 1).unsigned_abs()) as JobId;
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE state = 'pending' AND due_at IS NULL AND faults = 0 \
+         AND priority = ? AND id >= ? ORDER BY id LIMIT 1"
+    );
+    let any = sqlx::query(AssertSqlSafe(sql))
+        .bind(priority)
+        .bind(from)
+        .fetch_optional(&mut *tx)
+        .await?;
+    match any {
+        Some(found) => Ok(Some(found)),
+        None => match best(tx, "AND faults = 0").await? {
+            Some(found) => Ok(Some(found)),
+            None => best(tx, "").await,
+        },
+    }
 }
 
 /// Puts a job off, and with it those that the same cap holds: of the same size

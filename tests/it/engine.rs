@@ -876,32 +876,57 @@ async fn a_gate_is_as_it_was_after_a_restart() {
     assert!(matches!(desk.claim().await[..], [Act::Probe]));
 }
 
-#[tokio::test]
-async fn one_refused_job_does_not_stop_the_others() {
-    let mut desk = Desk::new(limits()).await;
-    desk.add(4).await;
-    let mut made = 0;
-    for _ in 0..60 {
+/// Some jobs, first in the queue, are answered in a way that closes the gate, for ever; in how
+/// many seconds forty others are made.
+async fn made_behind(first: usize, reply: &Reply) -> i64 {
+    let limits = Limits {
+        max_in_flight: 100,
+        rate_per_minute: 1_000,
+        ..limits()
+    };
+    let mut desk = Desk::new(limits).await;
+    desk.add(first + 40).await;
+    let (begin, mut made) = (desk.now, 0);
+    while made < 40 {
+        assert!(desk.now - begin < HOUR, "{made} made in an hour");
         for act in desk.claim().await {
             match act {
                 Act::Probe => desk.settle(vec![Report::Probed(Ok(()))]).await,
-                // Its image is one that the provider answers with 403.
-                Act::Post { job, .. } if job.id == 1 => {
-                    desk.settle(vec![after_post(*job, answer(403, &json!({})))])
-                        .await;
+                Act::Post { job, .. } if job.id <= first as JobId => {
+                    desk.settle(vec![after_post(*job, reply.clone())]).await;
                 }
                 Act::Post { job, .. } => {
                     made += 1;
-                    desk.settle(vec![after_post(*job, answer(200, &json!({"id": "t"})))])
-                        .await;
+                    desk.settle(vec![accepted(*job)]).await;
                 }
                 _ => {}
             }
         }
         desk.now += SECOND;
     }
-    assert_eq!(made, 3);
-    assert_eq!(desk.job(1).await.state, State::Pending);
+    for id in 1..=first as JobId {
+        let state = desk.job(id).await.state;
+        assert!(matches!(state, State::Pending | State::Unconfirmed));
+    }
+    (desk.now - begin) / SECOND
+}
+
+#[tokio::test]
+async fn refused_jobs_do_not_stop_the_others() {
+    let busy = json!({"error": {"type": "new_api_error", "message": "no channel"}});
+    for (first, reply, most) in [
+        (1, answer(403, &json!({})), 20),
+        (4, answer(401, &json!({})), 60),
+        (4, answer(402, &json!({})), 60),
+        (12, answer(403, &json!({})), 90),
+        (4, answer(429, &json!({})), 60),
+        (4, answer(503, &busy), 60),
+        // Accepted, perhaps, each of them.
+        (10, answer(200, &json!({})), 90),
+    ] {
+        let seconds = made_behind(first, &reply).await;
+        assert!(seconds <= most, "{seconds} s for {first} of {reply:?}");
+    }
 }
 
 #[tokio::test]
@@ -1081,7 +1106,8 @@ async fn a_finished_task_without_a_place_outlives_its_deadline() {
     }
     std::fs::remove_file(desk.videos()).unwrap();
     let job = fetches(&mut desk).await.remove(0);
-    assert!(job.target.unwrap().ends_with("/videos/default/1.mp4"));
+    let target = job.target.unwrap();
+    assert!(std::path::Path::new(&target).starts_with(desk.videos()));
 }
 
 /// A job that was cancelled while its video came in: the file is there all the same.
@@ -1189,15 +1215,17 @@ async fn probes_before_a_trial(desk: &mut Desk, probe: &Reply) -> u32 {
 #[tokio::test]
 async fn a_probe_that_always_fails_keeps_no_gate_closed_for_ever() {
     let cases = [
-        (answer(401, &json!({"error": "no"})), 2),
-        (raw_answer(503, b"<html>"), 12),
+        (answer(401, &json!({"error": "no"})), [2, 2, 2]),
+        // That the key is refused shows that the outage is over.
+        (raw_answer(503, b"<html>"), [1, 6, 6]),
     ];
     for (post, patience) in cases {
-        for probe in [
+        let probes = [
             answer(401, &json!({})),
             raw_answer(500, b""),
             lost("timeout"),
-        ] {
+        ];
+        for (probe, patience) in probes.into_iter().zip(patience) {
             let mut desk = Desk::new(limits()).await;
             desk.add(4).await;
             let posts = desk.posts().await.into_iter();

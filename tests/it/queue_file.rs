@@ -392,6 +392,7 @@ async fn nothing_replaces_a_job_that_was_submitted() {
         endpoint: ENDPOINT.to_owned(),
         now: NEW_YEAR,
         day_start: 0,
+        trial: None,
     };
     let claimed = store.claim(&claim, |job, _: &Spent| take(job)).await;
     assert_eq!(claimed.unwrap().jobs[0].id, 1);
@@ -445,6 +446,7 @@ async fn a_row_that_cannot_be_written_is_set_aside() {
         endpoint: ENDPOINT.to_owned(),
         now: NEW_YEAR,
         day_start: 0,
+        trial: None,
     };
     let claimed = store.claim(&claim, |job, _: &Spent| take(job)).await;
     let accepted: Vec<_> = claimed
@@ -511,6 +513,7 @@ async fn metadata_that_is_no_value_to_most_parsers_is_handed_through() {
         endpoint: ENDPOINT.to_owned(),
         now: NEW_YEAR,
         day_start: 0,
+        trial: None,
     };
     let claimed = store.claim(&claim, |job, _: &Spent| take(job)).await;
     let jobs = claimed.unwrap().jobs;
@@ -547,6 +550,7 @@ async fn what_the_rules_refuse_is_not_submitted() {
         endpoint: ENDPOINT.to_owned(),
         now: NEW_YEAR,
         day_start: 0,
+        trial: None,
     };
     let claimed = store.claim(&claim, |job, _: &Spent| take(job)).await;
     let ids: Vec<JobId> = claimed.unwrap().jobs.iter().map(|job| job.id).collect();
@@ -925,6 +929,7 @@ async fn work(store: &Store) {
         endpoint: ENDPOINT.to_owned(),
         now: NEW_YEAR,
         day_start: NEW_YEAR,
+        trial: None,
     };
     let policy = Policy::default();
     let admit = |job: &Job, _: &Spent| {
@@ -936,6 +941,13 @@ async fn work(store: &Store) {
     };
     let claimed = store.claim(&claim, admit).await.unwrap();
     assert_eq!(claimed.jobs.len(), 2);
+    let trial = Claim {
+        limit: 1,
+        trial: Some(5),
+        ..claim
+    };
+    let claimed = store.claim(&trial, admit).await.unwrap();
+    assert_eq!(claimed.jobs.len(), 1);
     store
         .due_downloads(NEW_YEAR, 4, &[], ENDPOINT)
         .await

@@ -349,6 +349,7 @@ async fn a_pause_holds_from_its_answer_on() {
             max_tasks: 1,
             now: i64::MAX / 2,
             day_start: 0,
+            trial: None,
         };
         let admit = |job: &Job, _: &_| {
             let taken = step::step(job, claimed(), NOW, &Policy::default());
