@@ -28,6 +28,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most that is read of an answer that is not a video, in bytes.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
+/// Asked for; an answer that is compressed all the same is understood.
+const PLAIN: &str = "identity";
+
 /// Stands for the key in what is kept.
 const KEY_MARK: &str = "[key]";
 
@@ -198,7 +201,9 @@ impl Provider {
             .build()
             .map_err(setup)?;
         let loopback = is_loopback(&endpoint.base_url);
+        // A video is stored as it is sent.
         let fetching = builder(CONNECT_TIMEOUT)
+            .no_gzip()
             .dns_resolver(Arc::new(OuterResolver { loopback }))
             .build()
             .map_err(setup)?;
@@ -227,6 +232,7 @@ impl Provider {
             .header(header::AUTHORIZATION, self.authorization.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT_ENCODING, PLAIN)
             .header("idempotency-key", idempotency_key)
             .header("x-request-id", idempotency_key)
             .timeout(self.endpoint.post_timeout)
@@ -241,6 +247,7 @@ impl Provider {
             .get(self.task_address(task_id, ""))
             .header(header::AUTHORIZATION, self.authorization.clone())
             .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT_ENCODING, PLAIN)
             .header(header::CACHE_CONTROL, "no-cache")
             .timeout(self.endpoint.poll_timeout);
         self.exchange(request).await
@@ -319,7 +326,7 @@ impl Provider {
             .fetching
             .get(url.clone())
             .header(header::ACCEPT, "video/mp4, */*;q=0.5")
-            .header(header::ACCEPT_ENCODING, "identity")
+            .header(header::ACCEPT_ENCODING, PLAIN)
             .header(header::CACHE_CONTROL, "no-cache");
         if with_key && self.is_own(url) {
             request = request.header(header::AUTHORIZATION, self.authorization.clone());

@@ -17,8 +17,8 @@ use reelq::verdict::{
     judge_post, judge_probe, urls,
 };
 
-/// A byte that is no UTF-8 is shown as three.
-const LOSSY: usize = 3;
+/// A byte that is no UTF-8 is shown as `\xff`.
+const LOSSY: usize = 4;
 
 /// The most that the provider's words take in a message, in bytes: 500
 /// characters, a code of any length before they are cut, and our own words.

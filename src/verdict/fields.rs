@@ -5,8 +5,9 @@ use serde_json::Value;
 use super::reply::shorten;
 use crate::job::is_task_id;
 
-/// The object that speaks of the task, innermost first: gateways wrap it in
-/// `data`, some in a list of one there.
+/// The objects that may speak of the task, best first: gateways wrap it in `data`, some in a
+/// list of one there. What that holds in a `data` of its own is another gateway's answer, and
+/// may be of an earlier poll.
 pub(super) fn layers(json: &Value) -> Vec<&Value> {
     let mut layers = vec![json];
     while let Some(inner) = layers.last().and_then(|layer| layer.get("data")) {
@@ -19,7 +20,7 @@ pub(super) fn layers(json: &Value) -> Vec<&Value> {
         }
         layers.push(inner);
     }
-    layers.reverse();
+    layers.rotate_left(1);
     layers
 }
 
@@ -37,7 +38,8 @@ pub(super) fn task_id(json: &Value) -> Option<String> {
     // A sentence where an id should be says something else.
     let usable = |id: &String| is_task_id(id);
     let mut layers = layers(json);
-    layers.reverse();
+    // Outermost first.
+    layers.rotate_right(1);
     let found = layers.iter().find_map(|layer| {
         text(layer, "id")
             .filter(usable)

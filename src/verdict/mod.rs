@@ -15,4 +15,4 @@ pub use fields::urls;
 pub use poll::{PollVerdict, judge_poll};
 pub use post::{POST_TABLE, PostClass, PostVerdict, judge_post};
 pub use probe::judge_probe;
-pub use reply::{Answer, EVIDENCE_BYTES, Reply, shorten};
+pub use reply::{Answer, EVIDENCE_BYTES, Reply, parse, shorten};

@@ -68,7 +68,7 @@ impl Answer {
         Evidence {
             http_status: Some(self.status),
             request_id: self.request_id.clone(),
-            answer: (!kept.is_empty()).then(|| String::from_utf8_lossy(kept).into_owned()),
+            answer: (!kept.is_empty()).then(|| readable(kept)),
             error,
         }
     }
@@ -87,7 +87,18 @@ impl Answer {
     }
 }
 
-fn parse(body: &[u8]) -> Option<Value> {
+/// As text; what is none keeps its bytes, escaped, for they may hold an id.
+fn readable(kept: &[u8]) -> String {
+    match std::str::from_utf8(kept) {
+        Ok(text) => text.to_owned(),
+        // Cut in the middle of a character.
+        Err(error) if error.error_len().is_none() => String::from_utf8_lossy(kept).into_owned(),
+        Err(_) => kept.escape_ascii().to_string(),
+    }
+}
+
+/// JSON, with or without the mark that some servers put first.
+pub fn parse(body: &[u8]) -> Option<Value> {
     let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     serde_json::from_slice(text).ok()
 }

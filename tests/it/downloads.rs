@@ -303,6 +303,21 @@ async fn a_host_that_is_gone_for_good_is_given_up_in_the_end() {
 }
 
 #[tokio::test]
+async fn a_video_that_breaks_off_each_time_is_given_up_in_the_end() {
+    let cut = film_answer().ends(End::Fin(50));
+    let mut desk = Desk::new(vec![cut], vec![html(404)]);
+    let begin = desk.now;
+    while desk.job.state == State::Downloading {
+        assert!(desk.now - begin < 90 * MINUTE, "{:?}", desk.job);
+        desk.turn().await;
+        desk.now = desk.job.due_at.unwrap_or(desk.now);
+    }
+    assert!(desk.now - begin >= 60 * MINUTE, "{:?}", desk.job);
+    let failure = desk.job.failure.as_ref().unwrap();
+    assert_eq!(failure.code, FailureCode::VideoUnavailable);
+}
+
+#[tokio::test]
 async fn an_outage_gives_up_no_video() {
     let (_socket, link) = nobody();
     let closed = Provider::closed();

@@ -305,6 +305,7 @@ fn a_poll_is_judged_by_its_row() {
         ("an error while it runs", answer(200, &json!({"status": "in_progress", "error": {"message": "retrying"}})), "running"),
         ("progress 100, running",  answer(200, &json!({"status": "in_progress", "progress": 100})), "running 100"),
         ("envelope",               answer(200, &json!({"code": "success", "data": {"status": "SUCCESS"}})), "completed"),
+        ("upstream's stale answer", answer(200, &json!({"code": "success", "data": {"task_id": "t", "status": "FAILURE", "data": {"status": "processing"}}})), "failed: no reason given"),
         ("two envelopes",          answer(200, &json!({"data": {"data": {"status": "FAILURE"}}})), "failed: no reason given"),
         ("the envelope's success", answer(200, &json!({"status": "success", "data": {"status": "queued"}})), "running"),
         ("outside of data",        answer(200, &json!({"status": "done", "data": {"url": "/v.mp4"}})), "completed /v.mp4"),

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// `{"id":"task_gz","status":"queued"}`, by gzip.
+const COMPRESSED: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\xca\x4c\x51\xb2\x52\x2a\x49\x2c\xce\x8e\x4f\xaf\x52\xd2\x51\x2a\x2e\x49\x2c\x29\x2d\x06\x0a\x15\x96\xa6\x96\xa6\xa6\x28\xd5\x02\x00\x69\x74\x4c\x2f\x22\x00\x00\x00";
+
 /// The POST: accepted in other words than the documented ones.
 pub(super) fn accepted() -> Vec<Fault> {
     let chunked = |body| json(200, body).bills().framed(Framing::Chunked);
@@ -9,6 +12,12 @@ pub(super) fn accepted() -> Vec<Fault> {
         fault("post plain"),
         fault("post 201").post([json(201, TAKEN).bills()]),
         fault("post 202 with a request id").post([json(202, r#"{"request_id":"$ID"}"#).bills()]),
+        fault("post compressed unasked")
+            .task("task_gz")
+            .post([status(200)
+                .typed("application/json", Body::Bytes(COMPRESSED.to_vec()))
+                .header("content-encoding", "gzip")
+                .bills()]),
         fault("post id in data").post([json(
             200,
             r#"{"code":"success","data":{"id":"$ID","status":"queued"}}"#,
