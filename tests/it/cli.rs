@@ -799,6 +799,62 @@ fn what_is_no_queue_is_left_alone() {
     assert_eq!(std::fs::read(&other).unwrap(), bytes);
 }
 
+/// Root's right to write whatever a mode says is taken away: `command` runs as anybody.
+fn bound_by_modes(command: &Command) -> Command {
+    let mut bound = Command::new("setpriv");
+    if rustix::process::geteuid().is_root() {
+        bound.args(["--bounding-set", "-dac_override,-dac_read_search"]);
+    }
+    bound.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => bound.env(name, value),
+            None => bound.env_remove(name),
+        };
+    }
+    bound.current_dir(command.get_current_dir().unwrap());
+    bound.stdin(Stdio::null());
+    bound
+}
+
+#[test]
+fn a_database_that_cannot_be_written_is_told_before_it_matters() {
+    let world = World::new();
+    world.add(1, "b");
+    let bytes = std::fs::read(world.path("reelq.db")).unwrap();
+    let set_mode = |name: &str, mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(world.path(name), mode).unwrap();
+    };
+    let run = |args: &[&str]| {
+        let mut command = world.command(args);
+        command.env("REELQ_PROVIDER__API_KEY", "sk-test");
+        command.env("REELQ_PROVIDER__BASE_URL", "http://127.0.0.1:9");
+        Ran::of(bound_by_modes(&command))
+    };
+    let words = "reelq.db: the database cannot be written; check the owner and mode of the file, \
+        of its -wal and -shm, and of its folder";
+    set_mode("reelq.db", 0o444);
+    run(&["run", "--until-idle"]).ends(78).says(words);
+    run(&["check"]).ends(78).prints(words);
+    run(&["pause"]).ends(78).says(words);
+    run(&["list"]).ok().prints("pending");
+    assert_eq!(std::fs::read(world.path("reelq.db")).unwrap(), bytes);
+    set_mode("reelq.db", 0o644);
+    run(&["check"]).ends(78).prints(words);
+    set_mode("reelq.db-wal", 0o644);
+    set_mode("reelq.db-shm", 0o644);
+
+    // Whoever may write need not wait for who does.
+    world.with_store(async |store| {
+        let writing = store.insert_with(async |_| {
+            let ran = run(&["check"]).ends(69).prints("1 job, undamaged");
+            Ok::<_, reelq::store::StoreError>(ran)
+        });
+        writing.await.unwrap();
+    });
+}
+
 // Looking.
 
 #[test]
