@@ -177,7 +177,12 @@ impl Store {
             .pragma("trusted_schema", "OFF");
 
         // A foreign file must not be touched: look before WAL mode is switched on.
-        if path.exists() && std::fs::metadata(path).is_ok_and(|meta| meta.len() > 0) {
+        let length = std::fs::metadata(path).map_or(0, |meta| meta.len());
+        // SQLite takes a single byte for nothing, and would write over it.
+        if length == 1 {
+            return Err(unusable(NO_DATABASE.to_owned()));
+        }
+        if length > 0 {
             let look = SqliteConnectOptions::new().filename(path);
             let verdict = match recognise(look.clone().read_only(true)).await {
                 // A crash in the middle of a commit: only a writer may mend it, as any

@@ -776,13 +776,24 @@ fn what_is_no_queue_is_left_alone() {
         .ends(78)
         .says("does not exist; make it first");
 
-    world.file("reelq.db", "these are my notes, and no database at all");
-    world
-        .run_with(LINE, &["add", "-"])
-        .ends(78)
-        .says("this is not an SQLite database");
-    let notes = std::fs::read_to_string(world.path("reelq.db")).unwrap();
-    assert_eq!(notes, "these are my notes, and no database at all");
+    for notes in [
+        "these are my notes, and no database at all",
+        "\n",
+        "no",
+        "SQLite format 3",
+        &"\0".repeat(512),
+        &"\0".repeat(65_536),
+    ] {
+        world.file("reelq.db", notes);
+        world
+            .run_with(LINE, &["add", "-"])
+            .ends(78)
+            .says("this is not an SQLite database");
+        let left = std::fs::read_to_string(world.path("reelq.db")).unwrap();
+        assert_eq!(left, notes);
+    }
+    world.file("reelq.db", "");
+    world.run_with(LINE, &["add", "-"]).ok();
 
     // Another program's database.
     let other = world.path("other.db");
