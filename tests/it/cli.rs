@@ -261,7 +261,7 @@ fn jobs_go_in_from_every_format() {
             "9",
         ])
         .ok();
-    assert_eq!(ran.out, "inserted 4 (jobs 1 to 4)\n");
+    assert_eq!(ran.out, "inserted 4; jobs 1 to 4\n");
     assert_eq!(ran.err, "");
 
     let jobs = world.run(&["list", "--json", "--oldest-first"]).ok().json();
@@ -300,7 +300,7 @@ fn one_job_goes_in_by_flags() {
         "--metadata",
         r#"{"b":1.0,"a":2}"#,
     ];
-    world.run(&flags).ok().prints("inserted 1 (job 1)\n");
+    world.run(&flags).ok().prints("inserted 1; job 1\n");
     let shown = world.run(&["show", "key:k", "--json"]).ok();
     let job = shown.json();
     assert_eq!(job["priority"], -3);
@@ -428,7 +428,7 @@ fn standard_input_is_told_by_its_content() {
         world
             .run_with(&text, &["add", "-"])
             .ok()
-            .prints("inserted 1 ");
+            .prints("inserted 1; ");
     }
     world
         .run_with("", &["add", "-"])
@@ -484,15 +484,25 @@ fn keys_make_a_repeat_harmless() {
     world
         .run_with(&lines.join("\n"), &["add", "-"])
         .ok()
-        .prints("inserted 1500 (jobs 1 to 1500)\n");
+        .prints("inserted 1500; jobs 1 to 1500\n");
     let more: Vec<String> = (1_000..2_000).map(|n| line(n, "p")).collect();
     let ran = world
         .run_with(&more.join("\n"), &["add", "-"])
         .ok()
-        .prints("inserted 500 ")
-        .prints(", already there 500\n");
+        .prints("inserted 500, already there 500; jobs ");
+    let ids = world.run(&["list", "--json"]).ok().json();
+    let last = &ids[0]["id"];
+    assert_eq!(ids.as_array().unwrap().len(), 2_000);
+    assert!(ran.out.ends_with(&format!(" to {last}\n")), "{ran:?}");
     assert_eq!(ran.err, "");
-    assert_eq!(world.states().len(), 2_000);
+
+    // Numbers between the new ones are nobody's.
+    let mixed = [line(7_000, "p"), line(1, "p"), line(7_001, "p")];
+    let ran = world.run_with(&mixed.join("\n"), &["add", "-"]).ok();
+    let ran = ran.prints("inserted 2, already there 1 (job 2); 2 jobs from ");
+    let id = |key: &str| world.run(&["show", key, "--json"]).ok().json()["id"].clone();
+    let ends = format!("from {} to {}\n", id("key:k7000"), id("key:k7001"));
+    assert!(ran.out.ends_with(&ends), "{ran:?}");
 
     // Twice in one input, and another video under a known key.
     let text = [
@@ -506,13 +516,72 @@ fn keys_make_a_repeat_harmless() {
         .run_with(&text, &["add", "-", "--json"])
         .ok()
         .says("warning: key \"k1\" already belongs to job 2, which asks for a different video; job 2 is unchanged")
-        .says("key \"k5000\" already belongs to job ");
+        .says("warning: stdin:4: key \"k5000\" stands at stdin:2 too, for a different video; only the first one counts");
+    assert_eq!(ran.err.lines().count(), 2, "{ran:?}");
     let report = ran.json();
     assert_eq!(report["inserted"], 1);
     assert_eq!(report["existing"], 3);
+    assert_eq!(report["repeated"], 2);
     assert_eq!(report["differing_keys"], 2);
     assert_eq!(report["existing_ids"][0], 2);
     assert_eq!(report["ids"], json!([report["first_id"]]));
+}
+
+/// What a rehearsal gives a number is undone: no job will have it.
+#[test]
+fn a_rehearsal_names_no_job_that_there_is_not() {
+    let world = World::new();
+    let line = |key: &str, prompt: &str| {
+        format!(r#"{{"key":"{key}","prompt":"{prompt}","image_url":"https://e.com/1"}}"#)
+    };
+    world.run_with(&line("there", "p"), &["add", "-"]).ok();
+    world.file("a.jsonl", &[line("a", "p"), line("there", "p")].join("\n"));
+    let b = ["a", "b", "b", "b"].map(|key| line(key, "q"));
+    world.file("b.json", &format!("[{}]", b.join(",")));
+    let csv = |n: usize| format!("a,{n},https://e.com/1\n");
+    let rows: String = (0..12).map(csv).collect();
+    world.file("c.csv", &format!("key,prompt,image_url\n{rows}"));
+
+    let files = ["add", "a.jsonl", "b.json", "c.csv"];
+    let repeats = |ran: &Ran| {
+        let lines: Vec<String> = ran.err.lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 11, "{ran:?}");
+        assert_eq!(
+            lines[0],
+            "reelq: warning: b.json:1, job 1: key \"a\" stands at a.jsonl:1 too, for a different video; only the first one counts"
+        );
+        assert!(
+            lines[9].starts_with("reelq: warning: c.csv:10: key \"a\" stands at a.jsonl:1 too")
+        );
+        assert_eq!(
+            lines[10],
+            "reelq: warning: a different video is asked for under 3 more keys, too"
+        );
+    };
+    let ran = world.run(&[&files[..], &["--dry-run"]].concat()).ok();
+    repeats(&ran);
+    ran.prints("would insert 2, already there 1 (job 1), repeated in the input 15\n");
+    let ran = world
+        .run(&[&files[..], &["--dry-run", "--json"]].concat())
+        .ok();
+    repeats(&ran);
+    let report = ran.json();
+    for (name, value) in [
+        ("inserted", json!(2)),
+        ("existing", json!(16)),
+        ("repeated", json!(15)),
+        ("ids", Value::Null),
+        ("first_id", Value::Null),
+        ("last_id", Value::Null),
+        ("existing_ids", Value::Null),
+        ("differing_keys", json!(13)),
+    ] {
+        assert_eq!(report[name], value, "{name}");
+    }
+    let ran = world.run(&files).ok();
+    repeats(&ran);
+    ran.prints("inserted 2, already there 1 (job 1), repeated in the input 15; ");
+    assert_eq!(world.states().len(), 3);
 }
 
 #[test]
@@ -588,7 +657,7 @@ fn images_are_asked_for_before_anything_goes_in() {
     world
         .run_with(&good, &["add", "-", "--check-images"])
         .ok()
-        .prints("inserted 1 ");
+        .prints("inserted 1; ");
     let bad = [
         good.as_str(),
         &line("/page"),
