@@ -1567,6 +1567,7 @@ fn shells_and_manuals_are_served() {
         assert!(page.contains(words), "no {words} in {page}");
     }
     world.run(&["help", "add"]).ok().prints("Examples:");
+    world.run(&["help", "run"]).ok().prints("not_before");
     world.run(&["--version"]).ok().prints("reelq ");
 }
 
