@@ -1,6 +1,6 @@
 //! The commands: what they print, and how they end.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -707,6 +707,29 @@ fn serve(
         }
     });
     format!("http://{address}")
+}
+
+#[test]
+fn a_demo_that_is_stopped_has_not_failed() {
+    let world = World::new();
+    let mut demo = world
+        .command(&["demo", "--jobs", "2"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // No video is made so soon.
+    let mut begun = BufReader::new(demo.stderr.take().unwrap());
+    let mut line = String::new();
+    begun.read_line(&mut line).unwrap();
+    assert!(line.starts_with("reelq: 2 jobs queued"), "{line}");
+    let pid = rustix::process::Pid::from_child(&demo);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let mut rest = String::new();
+    begun.read_to_string(&mut rest).unwrap();
+    let ran = Ran::from(demo.wait_with_output().unwrap()).ends(3);
+    assert_eq!(rest, "reelq: the demo was stopped: 0 of 2 jobs done\n");
+    ran.prints("0 videos checked and in place.");
 }
 
 // Wrong calls.
