@@ -125,6 +125,14 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
+    /// Whether the two ask for the same video.
+    pub fn is_same_video(&self, other: &JobSpec) -> bool {
+        let video = |spec: &JobSpec| (spec.duration, spec.size);
+        video(self) == video(other)
+            && self.prompt == other.prompt
+            && self.image_url == other.image_url
+    }
+
     /// A job with every default.
     pub fn new(prompt: impl Into<String>, image_url: impl Into<String>) -> JobSpec {
         JobSpec {

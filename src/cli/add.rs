@@ -22,7 +22,7 @@ use crate::job::{DEFAULT_BATCH, DEFAULT_DURATION, JobSpec, Size};
 use crate::money::Money;
 use crate::store::{Insertion, Open, Store, StoreError};
 use crate::view::{self, MAX_IDS};
-use reading::{Batch, Complaints, Found, Handed, Plan, Source};
+use reading::{Batch, Complaints, Found, Handed, Plan, Repeat, Source};
 use report::{Added, LeftOut, report, say_cap};
 
 const AFTER_HELP: &str = "\
@@ -34,7 +34,8 @@ const AFTER_HELP: &str = "\
     Either all jobs are inserted or none; every bad line is named as FILE:LINE, in an \
     array with the number of the job. With --json the faults are an object on standard output: \
     {\"errors\": [{\"file\", \"line\", \"element\", \"field\", \"reason\"}, ...]}. A job whose key is in the \
-    queue is left out, so that the same file can be added again.\n\
+    queue is left out, so that the same file can be added again; so is one whose key stands above it \
+    in the input.\n\
     \n\
     Examples:\n\
     \x20 reelq add shots.csv --batch spring\n\
@@ -191,8 +192,10 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
     } else {
         context.store(Open::Create).await?
     };
-    let added = insert(&store, plan, &args).await?;
-    report(&added, &args, &store, context).await?;
+    let plan = Arc::new(plan);
+    let added = insert(&store, Arc::clone(&plan), &args).await?;
+    let repeats = find_repeats(plan, &added.left_out, context).await?;
+    report(&added, &repeats, &args, &store, context).await?;
     store.close().await;
     Ok(ExitStatus::Done)
 }
@@ -326,7 +329,7 @@ fn joined<T>(result: Result<Result<T, Failure>, tokio::task::JoinError>) -> Resu
 
 /// Reads on one thread, writes on another. The transaction begins with the first
 /// portion and ends with the reading, or with the first bad line.
-async fn insert(store: &Store, plan: Plan, args: &Args) -> Result<Added, Failure> {
+async fn insert(store: &Store, plan: Arc<Plan>, args: &Args) -> Result<Added, Failure> {
     let (sender, mut receiver) = mpsc::channel(WAITING);
     let mut reading = tokio::task::spawn_blocking(move || plan.read(sender));
     let ended = store
@@ -337,7 +340,7 @@ async fn insert(store: &Store, plan: Plan, args: &Args) -> Result<Added, Failure
                     Handed::Bad => return Err(Stop::Bad),
                     Handed::Jobs(specs) => {
                         insertion
-                            .push(&specs, |there| left_out.note(&there))
+                            .push(&specs, |there| left_out.note(&there, args.dry_run))
                             .await?;
                     }
                 }
@@ -376,6 +379,26 @@ async fn insert(store: &Store, plan: Plan, args: &Args) -> Result<Added, Failure
             ))
         }
     }
+}
+
+/// Where the differing repeats stand that were noted. The places of all jobs are not held
+/// for them: the input is read once more.
+async fn find_repeats(
+    plan: Arc<Plan>,
+    left_out: &LeftOut,
+    context: &Context,
+) -> Result<Vec<Repeat>, Failure> {
+    let keys = left_out.repeats.iter().cloned().collect();
+    let limit = left_out.repeats.len();
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let found = tokio::task::spawn_blocking(move || plan.repeats(&keys, limit)).await;
+    // The jobs are in, whatever became of the file since.
+    Ok(joined(found).unwrap_or_else(|failure| {
+        context.warn(failure);
+        Vec::new()
+    }))
 }
 
 #[cfg(test)]

@@ -236,6 +236,7 @@ async fn check_database(settings: &Settings, context: &Context, findings: &mut F
 }
 
 async fn examine(store: &Store, context: &Context, findings: &mut Findings) -> Result<(), Failure> {
+    store.try_writing().await?;
     let damage = store.integrity().await?;
     let jobs = store.counts(None).await?.total();
     let shown = store.path().display();

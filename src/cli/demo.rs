@@ -74,8 +74,9 @@ pub struct Args {
 /// Runs the demo.
 ///
 /// # Errors
-/// The folder cannot be written, or another demo runs in it.
+/// The folder cannot be written, another demo runs in it, or a signal came first (status 3).
 pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
+    let signals = Signals::listen().map_err(Failure::no_signals)?;
     let dir = std::path::absolute(&args.dir)
         .map_err(|error| Failure::file(args.dir.display(), &error))?;
     files::make_folder(&dir).map_err(|error| Failure::file(dir.display(), &error))?;
@@ -103,7 +104,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         sandbox.base_url()
     ));
 
-    let counts = work(&settings, &store, &batch, context).await?;
+    let counts = work(&settings, &store, &batch, signals, context).await?;
     let bill = sandbox.shutdown().await;
     let jobs = store
         .list(&Filter {
@@ -113,8 +114,13 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitStatus, Failure> {
         .await?;
     show(context, &jobs, &bill)?;
     if counts.settled() < counts.total() {
-        return Err(Failure::failed(
-            "the demo was stopped before all jobs were settled",
+        return Err(Failure::new(
+            ExitStatus::Unsettled,
+            format_args!(
+                "the demo was stopped: {} of {} done",
+                counts.of(State::Done),
+                counted(counts.total(), "job")
+            ),
         ));
     }
     Ok(wait::verdict(&counts, Some(&batch), context))
@@ -172,11 +178,11 @@ async fn work(
     settings: &Settings,
     store: &Arc<Store>,
     batch: &str,
+    signals: Signals,
     context: &Context,
 ) -> Result<Counts, Failure> {
     let service = service::assemble(settings, Arc::clone(store), false).await?;
     let stop = Arc::clone(&service.stop);
-    let signals = Signals::listen().map_err(Failure::no_signals)?;
     let mut daemon = tokio::spawn(service.daemon.run(signals));
     let mut progress = Progress::new(context);
     let ended = loop {

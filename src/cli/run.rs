@@ -43,7 +43,7 @@ kept and resumed.";
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// End when no job is left that could move by itself; status 3 if some are failed, cancelled or
-    /// unconfirmed
+    /// unconfirmed. It goes on while a job waits for its not_before, however far off that is
     #[arg(long)]
     pub until_idle: bool,
 }

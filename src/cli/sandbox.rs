@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::failure::{ExitStatus, Failure};
+use crate::config::tcp_address;
 use crate::sandbox::{self, Bill, MODEL, Micros, Options, Prices, Size};
 use crate::signals::Signals;
 
@@ -33,7 +34,7 @@ Examples:
     curl http://127.0.0.1:8788/_bill")]
 pub struct Args {
     /// Address to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8788")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8788", value_parser = address)]
     pub listen: SocketAddr,
 
     /// Allow an address that other machines can reach (there is no TLS, and anyone can read the bill)
@@ -87,6 +88,10 @@ pub struct Args {
     /// Price of a second of video for the bill [default: 480p=0.08,720p=0.14,1080p=0.25]
     #[arg(long = "price", value_name = "SIZE=AMOUNT", value_delimiter = ',', value_parser = price)]
     pub prices: Vec<(Size, Micros)>,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    tcp_address(text).ok_or_else(|| "an address is IP:PORT or localhost:PORT".into())
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -265,6 +270,8 @@ mod tests {
             (options.prices.p480, options.prices.p1080),
             (Micros(50_000), Micros(1_000_000))
         );
+        let local = parse(&["--listen", "localhost:8788"]).unwrap().listen;
+        assert_eq!(local, Options::default().listen);
         assert_eq!(options.prices.p720, Prices::default().p720);
         assert_eq!(
             (options.generation_time, options.lose_rate),

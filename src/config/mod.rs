@@ -452,7 +452,7 @@ fn check(mut raw: Raw, sources: &Sources, file: Option<PathBuf>) -> Result<Setti
         listen: raw
             .text(
                 "http.listen",
-                "\"IP:PORT\", \"unix:PATH\" with a path of at most 107 bytes, or \"\" for off",
+                "\"IP:PORT\", \"localhost:PORT\", \"unix:PATH\" with a path of at most 107 bytes, or \"\" for off",
                 |text| listen(folder, text),
             )
             .unwrap_or_default(),
@@ -546,10 +546,18 @@ fn listen(folder: &Path, text: &str) -> Option<Listen> {
         return Some(Listen::Off);
     }
     let Some(path) = text.strip_prefix("unix:") else {
-        return text.parse().ok().map(Listen::Tcp);
+        return tcp_address(text).map(Listen::Tcp);
     };
     let path = raw::path(folder, path)?;
     (path.as_os_str().len() <= MAX_SOCKET_PATH).then_some(Listen::Unix(path))
+}
+
+/// `IP:PORT` or `localhost:PORT`. The name is not looked up: who could say where that leads?
+pub(crate) fn tcp_address(text: &str) -> Option<SocketAddr> {
+    match text.strip_prefix("localhost:") {
+        Some(port) => Some(([127, 0, 0, 1], port.parse().ok()?).into()),
+        None => text.parse().ok(),
+    }
 }
 
 /// With exactly one `/` at the end of its path, and without the `/v1` that SDKs want there:

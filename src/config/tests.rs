@@ -198,6 +198,7 @@ fn each_value_is_read_as_it_was_written() {
         ("webhook.url", "\"https://h.example/hook?id=1\"", |s| s.webhook.url.clone().unwrap().to_string(), "https://h.example/hook?id=1"),
         ("http.listen", "\"127.0.0.1:8787\"", listen, "Tcp(127.0.0.1:8787)"),
         ("http.listen", "\"[::1]:0\"", listen, "Tcp([::1]:0)"),
+        ("http.listen", "\"localhost:8787\"", listen, "Tcp(127.0.0.1:8787)"),
         ("http.listen", "\"unix:/run/reelq/reelq.sock\"", listen, "Unix(\"/run/reelq/reelq.sock\")"),
         ("log.format", "\"json\"", |s| format!("{:?}", s.log.format), "Json"),
     ];
@@ -278,7 +279,9 @@ fn what_is_impossible_is_refused_with_what_is_allowed() {
         ("webhook.url", "\"hooks.example/p4ss\"", "found no URL"),
         ("webhook.url", "\"https://u:p4ss@h.example\"", "a user name or a password"),
         ("http.listen", "\"8787\"", "\"IP:PORT\""),
-        ("http.listen", "\"localhost:8787\"", "\"IP:PORT\""),
+        ("http.listen", "\"localhost\"", "\"localhost:PORT\""),
+        ("http.listen", "\"localhost:http\"", "\"localhost:PORT\""),
+        ("http.listen", "\"example.com:8787\"", "\"IP:PORT\""),
         ("http.listen", "\"unix:\"", "\"unix:PATH\""),
         ("http.listen", "\"0.0.0.0:8787\"", "set `http.token_file`"),
         ("http.listen", "\"[::]:8787\"", "set `http.token_file`"),

@@ -31,6 +31,7 @@ pub(super) async fn get(
     query: Query,
     headers: HeaderMap,
 ) -> ApiResult {
+    query.only(&["after", "batch"])?;
     let from = match headers.get("last-event-id") {
         Some(value) => Some(
             value

@@ -80,7 +80,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathName {
     }
 }
 
-/// The query string. Names that nobody asks for are passed over, as APIs do.
+/// The query string.
 pub(super) struct Query(Vec<(String, String)>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {
@@ -97,6 +97,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
 }
 
 impl Query {
+    /// Refuses every other name: a filter that is passed over makes a list of what nobody asked for.
+    pub fn only(&self, names: &[&str]) -> ApiResult<()> {
+        match self.0.iter().find(|(name, _)| !names.contains(&&**name)) {
+            Some((name, _)) => Err(surplus(
+                &beginning(name),
+                &format!("the query takes {}", names.join(", ")),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// A value that must not be given twice.
     pub fn text(&self, name: &'static str) -> ApiResult<Option<&str>> {
         let mut values = self.0.iter().filter(|(key, _)| key == name);
@@ -247,7 +258,7 @@ pub(super) async fn command(
     }
 }
 
-/// 400 for a member that a command does not take.
+/// 400 for a name that is not taken here.
 pub(super) fn surplus(name: &str, takes: &str) -> ApiError {
     let message = format!("{name} is not known here: {takes}");
     ApiError::param(name.to_owned(), "unknown_parameter", message)

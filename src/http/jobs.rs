@@ -41,12 +41,14 @@ fn unknown(id: &JobName) -> ApiError {
 }
 
 pub(super) async fn list(State(app): State<Arc<App>>, query: Query) -> ApiResult {
+    query.only(&["state", "batch", "key", "limit", "after", "order"])?;
     let limit = query.whole("limit", 1..=LONGEST_PAGE)?.unwrap_or(PAGE);
     let newest_first = query.newest_first(false)?;
     let after = query.whole("after", 0..=i64::MAX)?;
     let filter = Filter {
         state: query.word("state")?,
         batch: query.text("batch")?.map(str::to_owned),
+        key: query.text("key")?.map(str::to_owned),
         after: after.filter(|_| !newest_first),
         before: after.filter(|_| newest_first),
         newest_first,

@@ -178,6 +178,7 @@ fn paths() -> Value {
             "get": asking(of_json("listJobs", "Jobs, oldest first", "JobList"), json!([
                 query("state", refer("State")),
                 query("batch", json!({ "type": "string" })),
+                query("key", json!({ "type": "string" })),
                 query("limit", json!({ "type": "integer", "minimum": 1, "maximum": 1000 })),
                 query("after", json!({ "type": "integer", "minimum": 0, "maximum": i64::MAX })),
                 order,

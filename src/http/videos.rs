@@ -102,6 +102,7 @@ pub(super) async fn find(app: &App, id: &JobName) -> ApiResult<Job> {
 }
 
 pub(super) async fn list(State(app): State<Arc<App>>, query: Query) -> ApiResult {
+    query.only(&["limit", "after", "order"])?;
     let limit = query.whole("limit", 1..=LONGEST_PAGE)?.unwrap_or(PAGE);
     let newest_first = query.newest_first(true)?;
     let after = match query.text("after")? {

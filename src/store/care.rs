@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{COUNTED, GateRow, Store, StoreError, begin};
+use super::{BUSY_TIMEOUT, COUNTED, GateRow, NOT_WRITABLE, Store, StoreError, begin};
 use crate::job::Millis;
 
 /// What a prune forgot.
@@ -148,7 +149,8 @@ impl Store {
     /// built on them would be lost with them. Only a new write reaches the disk.
     ///
     /// # Errors
-    /// [`StoreError::Sync`] where the disk fails again.
+    /// [`StoreError::Sync`] where the disk fails again, [`StoreError::Unusable`] where
+    /// this process may not write.
     pub async fn resync_log(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         // Nobody appends to the log meanwhile.
@@ -158,10 +160,48 @@ impl Store {
         tx.rollback().await.map_err(|e| self.judge(e))?;
         done.map_err(std::io::Error::other)
             .flatten()
-            .map_err(|error| StoreError::Sync {
-                path: self.path.display().to_string(),
-                reason: error.to_string(),
+            .map_err(|error| {
+                let path = self.path.display().to_string();
+                match error.kind() {
+                    // EACCES and EPERM; EROFS.
+                    ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                        StoreError::Unusable {
+                            path,
+                            reason: NOT_WRITABLE.to_owned(),
+                        }
+                    }
+                    _ => StoreError::Sync {
+                        path,
+                        reason: error.to_string(),
+                    },
+                }
             })
+    }
+
+    /// Whether this process may write, without a change and without waiting for another's lock.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] where it may not.
+    pub async fn try_writing(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        let patience = |wait: Duration| {
+            let pragma = format!("PRAGMA busy_timeout = {}", wait.as_millis());
+            sqlx::query(sqlx::AssertSqlSafe(pragma))
+        };
+        let result = async {
+            patience(Duration::ZERO).execute(&mut *writer).await?;
+            // A BEGIN IMMEDIATE only reads where the file cannot be written; this statement fails.
+            let tried = sqlx::query("DELETE FROM facts WHERE false")
+                .execute(&mut *writer)
+                .await;
+            patience(BUSY_TIMEOUT).execute(&mut *writer).await?;
+            tried
+        };
+        match result.await.map_err(|e| self.judge(e)) {
+            // Locks are asked for only where writing is allowed.
+            Ok(_) | Err(StoreError::Busy { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -56,6 +56,12 @@ fn spent_by(batch: &str) -> String {
     )
 }
 
+/// The log and its index are made with the database's mode, and may outlive it.
+const NOT_WRITABLE: &str = "the database cannot be written; check the owner and mode of the file, \
+    of its -wal and -shm, and of its folder";
+
+const NO_DATABASE: &str = "this is not an SQLite database; name another file with --database";
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Why the database did not do what was asked.
@@ -171,7 +177,12 @@ impl Store {
             .pragma("trusted_schema", "OFF");
 
         // A foreign file must not be touched: look before WAL mode is switched on.
-        if path.exists() && std::fs::metadata(path).is_ok_and(|meta| meta.len() > 0) {
+        let length = std::fs::metadata(path).map_or(0, |meta| meta.len());
+        // SQLite takes a single byte for nothing, and would write over it.
+        if length == 1 {
+            return Err(unusable(NO_DATABASE.to_owned()));
+        }
+        if length > 0 {
             let look = SqliteConnectOptions::new().filename(path);
             let verdict = match recognise(look.clone().read_only(true)).await {
                 // A crash in the middle of a commit: only a writer may mend it, as any
@@ -360,7 +371,7 @@ fn judge(path: &Path, error: sqlx::Error) -> StoreError {
         10 => StoreError::Sync { path: shown, reason },
         8 => StoreError::Unusable {
             path: shown,
-            reason: "the database cannot be written; check the owner and mode of the file and its folder".to_owned(),
+            reason: NOT_WRITABLE.to_owned(),
         },
         14 => StoreError::Unusable {
             path: shown,
@@ -369,7 +380,7 @@ fn judge(path: &Path, error: sqlx::Error) -> StoreError {
         },
         26 => StoreError::Unusable {
             path: shown,
-            reason: "this is not an SQLite database; name another file with --database".to_owned(),
+            reason: NO_DATABASE.to_owned(),
         },
         11 => StoreError::Unusable {
             path: shown,

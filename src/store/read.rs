@@ -70,6 +70,8 @@ pub struct Filter {
     pub state: Option<State>,
     /// Only this batch.
     pub batch: Option<String>,
+    /// Only the job with this key.
+    pub key: Option<String>,
     /// Only ids above this one.
     pub after: Option<JobId>,
     /// Only ids below this one.
@@ -533,6 +535,9 @@ fn select(columns: &'static str, filter: &Filter) -> QueryBuilder<Sqlite> {
     }
     if let Some(batch) = &filter.batch {
         query.push(" AND batch = ").push_bind(batch.clone());
+    }
+    if let Some(key) = &filter.key {
+        query.push(" AND key = ").push_bind(key.clone());
     }
     if let Some(after) = filter.after {
         query.push(" AND id > ").push_bind(after);

@@ -1,6 +1,6 @@
 //! The commands: what they print, and how they end.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -261,7 +261,7 @@ fn jobs_go_in_from_every_format() {
             "9",
         ])
         .ok();
-    assert_eq!(ran.out, "inserted 4 (jobs 1 to 4)\n");
+    assert_eq!(ran.out, "inserted 4; jobs 1 to 4\n");
     assert_eq!(ran.err, "");
 
     let jobs = world.run(&["list", "--json", "--oldest-first"]).ok().json();
@@ -300,7 +300,7 @@ fn one_job_goes_in_by_flags() {
         "--metadata",
         r#"{"b":1.0,"a":2}"#,
     ];
-    world.run(&flags).ok().prints("inserted 1 (job 1)\n");
+    world.run(&flags).ok().prints("inserted 1; job 1\n");
     let shown = world.run(&["show", "key:k", "--json"]).ok();
     let job = shown.json();
     assert_eq!(job["priority"], -3);
@@ -428,7 +428,7 @@ fn standard_input_is_told_by_its_content() {
         world
             .run_with(&text, &["add", "-"])
             .ok()
-            .prints("inserted 1 ");
+            .prints("inserted 1; ");
     }
     world
         .run_with("", &["add", "-"])
@@ -484,15 +484,25 @@ fn keys_make_a_repeat_harmless() {
     world
         .run_with(&lines.join("\n"), &["add", "-"])
         .ok()
-        .prints("inserted 1500 (jobs 1 to 1500)\n");
+        .prints("inserted 1500; jobs 1 to 1500\n");
     let more: Vec<String> = (1_000..2_000).map(|n| line(n, "p")).collect();
     let ran = world
         .run_with(&more.join("\n"), &["add", "-"])
         .ok()
-        .prints("inserted 500 ")
-        .prints(", already there 500\n");
+        .prints("inserted 500, already there 500; jobs ");
+    let ids = world.run(&["list", "--json"]).ok().json();
+    let last = &ids[0]["id"];
+    assert_eq!(ids.as_array().unwrap().len(), 2_000);
+    assert!(ran.out.ends_with(&format!(" to {last}\n")), "{ran:?}");
     assert_eq!(ran.err, "");
-    assert_eq!(world.states().len(), 2_000);
+
+    // Numbers between the new ones are nobody's.
+    let mixed = [line(7_000, "p"), line(1, "p"), line(7_001, "p")];
+    let ran = world.run_with(&mixed.join("\n"), &["add", "-"]).ok();
+    let ran = ran.prints("inserted 2, already there 1 (job 2); 2 jobs from ");
+    let id = |key: &str| world.run(&["show", key, "--json"]).ok().json()["id"].clone();
+    let ends = format!("from {} to {}\n", id("key:k7000"), id("key:k7001"));
+    assert!(ran.out.ends_with(&ends), "{ran:?}");
 
     // Twice in one input, and another video under a known key.
     let text = [
@@ -506,13 +516,72 @@ fn keys_make_a_repeat_harmless() {
         .run_with(&text, &["add", "-", "--json"])
         .ok()
         .says("warning: key \"k1\" already belongs to job 2, which asks for a different video; job 2 is unchanged")
-        .says("key \"k5000\" already belongs to job ");
+        .says("warning: stdin:4: key \"k5000\" stands at stdin:2 too, for a different video; only the first one counts");
+    assert_eq!(ran.err.lines().count(), 2, "{ran:?}");
     let report = ran.json();
     assert_eq!(report["inserted"], 1);
     assert_eq!(report["existing"], 3);
+    assert_eq!(report["repeated"], 2);
     assert_eq!(report["differing_keys"], 2);
     assert_eq!(report["existing_ids"][0], 2);
     assert_eq!(report["ids"], json!([report["first_id"]]));
+}
+
+/// What a rehearsal gives a number is undone: no job will have it.
+#[test]
+fn a_rehearsal_names_no_job_that_there_is_not() {
+    let world = World::new();
+    let line = |key: &str, prompt: &str| {
+        format!(r#"{{"key":"{key}","prompt":"{prompt}","image_url":"https://e.com/1"}}"#)
+    };
+    world.run_with(&line("there", "p"), &["add", "-"]).ok();
+    world.file("a.jsonl", &[line("a", "p"), line("there", "p")].join("\n"));
+    let b = ["a", "b", "b", "b"].map(|key| line(key, "q"));
+    world.file("b.json", &format!("[{}]", b.join(",")));
+    let csv = |n: usize| format!("a,{n},https://e.com/1\n");
+    let rows: String = (0..12).map(csv).collect();
+    world.file("c.csv", &format!("key,prompt,image_url\n{rows}"));
+
+    let files = ["add", "a.jsonl", "b.json", "c.csv"];
+    let repeats = |ran: &Ran| {
+        let lines: Vec<String> = ran.err.lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 11, "{ran:?}");
+        assert_eq!(
+            lines[0],
+            "reelq: warning: b.json:1, job 1: key \"a\" stands at a.jsonl:1 too, for a different video; only the first one counts"
+        );
+        assert!(
+            lines[9].starts_with("reelq: warning: c.csv:10: key \"a\" stands at a.jsonl:1 too")
+        );
+        assert_eq!(
+            lines[10],
+            "reelq: warning: a different video is asked for under 3 more keys, too"
+        );
+    };
+    let ran = world.run(&[&files[..], &["--dry-run"]].concat()).ok();
+    repeats(&ran);
+    ran.prints("would insert 2, already there 1 (job 1), repeated in the input 15\n");
+    let ran = world
+        .run(&[&files[..], &["--dry-run", "--json"]].concat())
+        .ok();
+    repeats(&ran);
+    let report = ran.json();
+    for (name, value) in [
+        ("inserted", json!(2)),
+        ("existing", json!(16)),
+        ("repeated", json!(15)),
+        ("ids", Value::Null),
+        ("first_id", Value::Null),
+        ("last_id", Value::Null),
+        ("existing_ids", Value::Null),
+        ("differing_keys", json!(13)),
+    ] {
+        assert_eq!(report[name], value, "{name}");
+    }
+    let ran = world.run(&files).ok();
+    repeats(&ran);
+    ran.prints("inserted 2, already there 1 (job 1), repeated in the input 15; ");
+    assert_eq!(world.states().len(), 3);
 }
 
 #[test]
@@ -588,7 +657,7 @@ fn images_are_asked_for_before_anything_goes_in() {
     world
         .run_with(&good, &["add", "-", "--check-images"])
         .ok()
-        .prints("inserted 1 ");
+        .prints("inserted 1; ");
     let bad = [
         good.as_str(),
         &line("/page"),
@@ -638,6 +707,29 @@ fn serve(
         }
     });
     format!("http://{address}")
+}
+
+#[test]
+fn a_demo_that_is_stopped_has_not_failed() {
+    let world = World::new();
+    let mut demo = world
+        .command(&["demo", "--jobs", "2"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // No video is made so soon.
+    let mut begun = BufReader::new(demo.stderr.take().unwrap());
+    let mut line = String::new();
+    begun.read_line(&mut line).unwrap();
+    assert!(line.starts_with("reelq: 2 jobs queued"), "{line}");
+    let pid = rustix::process::Pid::from_child(&demo);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let mut rest = String::new();
+    begun.read_to_string(&mut rest).unwrap();
+    let ran = Ran::from(demo.wait_with_output().unwrap()).ends(3);
+    assert_eq!(rest, "reelq: the demo was stopped: 0 of 2 jobs done\n");
+    ran.prints("0 videos checked and in place.");
 }
 
 // Wrong calls.
@@ -776,13 +868,24 @@ fn what_is_no_queue_is_left_alone() {
         .ends(78)
         .says("does not exist; make it first");
 
-    world.file("reelq.db", "these are my notes, and no database at all");
-    world
-        .run_with(LINE, &["add", "-"])
-        .ends(78)
-        .says("this is not an SQLite database");
-    let notes = std::fs::read_to_string(world.path("reelq.db")).unwrap();
-    assert_eq!(notes, "these are my notes, and no database at all");
+    for notes in [
+        "these are my notes, and no database at all",
+        "\n",
+        "no",
+        "SQLite format 3",
+        &"\0".repeat(512),
+        &"\0".repeat(65_536),
+    ] {
+        world.file("reelq.db", notes);
+        world
+            .run_with(LINE, &["add", "-"])
+            .ends(78)
+            .says("this is not an SQLite database");
+        let left = std::fs::read_to_string(world.path("reelq.db")).unwrap();
+        assert_eq!(left, notes);
+    }
+    world.file("reelq.db", "");
+    world.run_with(LINE, &["add", "-"]).ok();
 
     // Another program's database.
     let other = world.path("other.db");
@@ -797,6 +900,62 @@ fn what_is_no_queue_is_left_alone() {
         .ends(78)
         .says("belongs to another program");
     assert_eq!(std::fs::read(&other).unwrap(), bytes);
+}
+
+/// Root's right to write whatever a mode says is taken away: `command` runs as anybody.
+fn bound_by_modes(command: &Command) -> Command {
+    let mut bound = Command::new("setpriv");
+    if rustix::process::geteuid().is_root() {
+        bound.args(["--bounding-set", "-dac_override,-dac_read_search"]);
+    }
+    bound.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => bound.env(name, value),
+            None => bound.env_remove(name),
+        };
+    }
+    bound.current_dir(command.get_current_dir().unwrap());
+    bound.stdin(Stdio::null());
+    bound
+}
+
+#[test]
+fn a_database_that_cannot_be_written_is_told_before_it_matters() {
+    let world = World::new();
+    world.add(1, "b");
+    let bytes = std::fs::read(world.path("reelq.db")).unwrap();
+    let set_mode = |name: &str, mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(world.path(name), mode).unwrap();
+    };
+    let run = |args: &[&str]| {
+        let mut command = world.command(args);
+        command.env("REELQ_PROVIDER__API_KEY", "sk-test");
+        command.env("REELQ_PROVIDER__BASE_URL", "http://127.0.0.1:9");
+        Ran::of(bound_by_modes(&command))
+    };
+    let words = "reelq.db: the database cannot be written; check the owner and mode of the file, \
+        of its -wal and -shm, and of its folder";
+    set_mode("reelq.db", 0o444);
+    run(&["run", "--until-idle"]).ends(78).says(words);
+    run(&["check"]).ends(78).prints(words);
+    run(&["pause"]).ends(78).says(words);
+    run(&["list"]).ok().prints("pending");
+    assert_eq!(std::fs::read(world.path("reelq.db")).unwrap(), bytes);
+    set_mode("reelq.db", 0o644);
+    run(&["check"]).ends(78).prints(words);
+    set_mode("reelq.db-wal", 0o644);
+    set_mode("reelq.db-shm", 0o644);
+
+    // Whoever may write need not wait for who does.
+    world.with_store(async |store| {
+        let writing = store.insert_with(async |_| {
+            let ran = run(&["check"]).ends(69).prints("1 job, undamaged");
+            Ok::<_, reelq::store::StoreError>(ran)
+        });
+        writing.await.unwrap();
+    });
 }
 
 // Looking.
@@ -1431,6 +1590,7 @@ fn shells_and_manuals_are_served() {
         assert!(page.contains(words), "no {words} in {page}");
     }
     world.run(&["help", "add"]).ok().prints("Examples:");
+    world.run(&["help", "run"]).ok().prints("not_before");
     world.run(&["--version"]).ok().prints("reelq ");
 }
 

@@ -1,5 +1,6 @@
 //! The jobs of `reelq add`, read one by one, with every fault told where it is found.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::BufRead;
 use std::sync::Arc;
@@ -97,6 +98,16 @@ impl fmt::Display for Place<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// A job that was left out, because another one of the input has its key and comes first.
+#[derive(Debug)]
+pub(super) struct Repeat {
+    pub(super) key: String,
+    /// Where it stands.
+    pub(super) place: String,
+    /// Where the one before it stands.
+    pub(super) first: String,
 }
 
 impl Plan {
@@ -201,6 +212,35 @@ impl Plan {
             let _ = sender.blocking_send(Handed::Jobs(portion.take()));
         }
         Ok(reading)
+    }
+
+    /// The first repeats of some keys, as far as they ask for another video.
+    pub(super) fn repeats(
+        &self,
+        keys: &HashSet<String>,
+        limit: usize,
+    ) -> Result<Vec<Repeat>, Failure> {
+        let mut firsts: HashMap<String, (String, JobSpec)> = HashMap::new();
+        let mut repeats = Vec::new();
+        self.each(ProgressBar::hidden(), |item| {
+            if let Found::Good(Some(place), spec) = item
+                && let Some(key) = spec.key.as_ref().filter(|key| keys.contains(*key))
+            {
+                match firsts.get(key) {
+                    None => {
+                        firsts.insert(key.clone(), (place.to_string(), spec));
+                    }
+                    Some((_, before)) if before.is_same_video(&spec) => {}
+                    Some((first, _)) => repeats.push(Repeat {
+                        key: key.clone(),
+                        place: place.to_string(),
+                        first: first.clone(),
+                    }),
+                }
+            }
+            repeats.len() < limit
+        })?;
+        Ok(repeats)
     }
 
     /// What is wrong with a job that breaks no rule of its own.

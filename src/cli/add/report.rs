@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::reading::{Batch, Reading};
+use super::reading::{Batch, Reading, Repeat};
 use super::{Args, Cap};
 use crate::budget::{Priced, Tally, total};
 use crate::cli::Context;
@@ -14,7 +14,7 @@ use crate::service;
 use crate::store::{Store, There};
 use crate::view::{self, MAX_IDS};
 
-/// Keys of other jobs that are named.
+/// Keys of jobs that ask for another video: so many are named.
 const MAX_KEYS: usize = 10;
 
 /// What went in and what did not.
@@ -33,26 +33,44 @@ pub(super) struct Added {
 pub(super) struct LeftOut {
     pub(super) tally: Tally,
     pub(super) ids: Vec<JobId>,
+    /// How many of them repeat a key of this very input.
+    pub(super) repeated: u64,
+    /// The first that was in the queue before.
+    pub(super) there: Option<JobId>,
     /// Keys whose job asks for another video, with that job.
     pub(super) others: Vec<(String, JobId)>,
+    /// Keys that stand in the input before, for another video.
+    pub(super) repeats: Vec<String>,
     pub(super) untold: u64,
 }
 
 impl LeftOut {
-    pub(super) fn note(&mut self, there: &There<'_>) {
+    /// In a rehearsal the job of a repeated key has a number that none will have.
+    pub(super) fn note(&mut self, there: &There<'_>, rehearsal: bool) {
         self.tally.count(there.spec);
-        if self.ids.len() < MAX_IDS {
+        if self.ids.len() < MAX_IDS && !(rehearsal && there.is_new) {
             self.ids.push(there.id);
+        }
+        if there.is_new {
+            self.repeated += 1;
+        } else {
+            self.there.get_or_insert(there.id);
         }
         if there.is_same {
             return;
         }
-        if self.others.len() < MAX_KEYS {
-            let key = there.spec.key.clone().unwrap_or_default();
-            self.others.push((key, there.id));
-        } else {
+        let key = there.spec.key.clone().unwrap_or_default();
+        if self.told() == MAX_KEYS {
             self.untold += 1;
+        } else if there.is_new {
+            self.repeats.push(key);
+        } else {
+            self.others.push((key, there.id));
         }
+    }
+
+    fn told(&self) -> usize {
+        self.others.len() + self.repeats.len()
     }
 }
 
@@ -78,6 +96,7 @@ pub(super) async fn say_cap(
 
 pub(super) async fn report(
     added: &Added,
+    repeats: &[Repeat],
     args: &Args,
     store: &Store,
     context: &Context,
@@ -90,10 +109,15 @@ pub(super) async fn report(
             "key {key:?} already belongs to job {id}, which asks for a different video; job {id} is unchanged"
         ));
     }
+    for Repeat { key, place, first } in repeats {
+        context.warn(format_args!(
+            "{place}: key {key:?} stands at {first} too, for a different video; only the first one counts"
+        ));
+    }
     if added.left_out.untold > 0 {
         context.warn(format_args!(
-            "the same is true of {} more",
-            counted(added.left_out.untold, "key")
+            "a different video is asked for under {}, too",
+            counted(added.left_out.untold, "more key")
         ));
     }
     if added.reading.jobs == 0 {
@@ -116,8 +140,9 @@ pub(super) async fn report(
             (added.inserted, new_ids),
             added.last.filter(|_| !args.dry_run),
             (added.existing, &left_out.ids),
-            left_out.others.len() as u64 + left_out.untold,
+            left_out.told() as u64 + left_out.untold,
         ));
+        value["repeated"] = left_out.repeated.into();
         value["cost"] = json!(total(&priced).map(view::money));
         value["prices"] = priced
             .iter()
@@ -134,29 +159,7 @@ pub(super) async fn report(
         context.out.json(&value)?;
         return context.out.flush();
     }
-    let verb = if args.dry_run {
-        "would insert"
-    } else {
-        "inserted"
-    };
-    let mut line = format!("{verb} {}", added.inserted);
-    if let (false, Some(first), Some(last)) = (args.dry_run, added.ids.first(), added.last) {
-        line.push_str(&if *first == last {
-            format!(" (job {first})")
-        } else {
-            format!(" (jobs {first} to {last})")
-        });
-    }
-    if added.existing > 0 {
-        line.push_str(&format!(", already there {}", added.existing));
-        if added.existing == 1 {
-            line.push_str(&format!(
-                " (job {})",
-                format::listed(&added.left_out.ids, 1)
-            ));
-        }
-    }
-    context.out.line(line)?;
+    context.out.line(count_line(added, args.dry_run))?;
     if args.dry_run {
         print_prices(&priced, context)?;
     } else if let Some(cost) = total(&priced).filter(|cost| *cost > Money::ZERO) {
@@ -172,6 +175,36 @@ pub(super) async fn report(
         context.hint_at_daemon(store);
     }
     Ok(())
+}
+
+/// `inserted 480, already there 20; jobs 41 to 520`.
+fn count_line(added: &Added, dry_run: bool) -> String {
+    let Added {
+        inserted, left_out, ..
+    } = added;
+    let mut line = match dry_run {
+        true => format!("would insert {inserted}"),
+        false => format!("inserted {inserted}"),
+    };
+    let there = added.existing - left_out.repeated;
+    if there > 0 {
+        line.push_str(&format!(", already there {there}"));
+    }
+    if let (1, Some(id)) = (there, left_out.there) {
+        line.push_str(&format!(" (job {id})"));
+    }
+    if left_out.repeated > 0 {
+        line.push_str(&format!(", repeated in the input {}", left_out.repeated));
+    }
+    if let (false, Some(first), Some(last)) = (dry_run, added.ids.first(), added.last) {
+        line.push_str(&match (last - first + 1).unsigned_abs() {
+            1 => format!("; job {first}"),
+            numbers if numbers == *inserted => format!("; jobs {first} to {last}"),
+            // A key that was there has used up a number.
+            _ => format!("; {inserted} jobs from {first} to {last}"),
+        });
+    }
+    line
 }
 
 fn print_prices(priced: &[Priced], context: &Context) -> Result<(), Failure> {

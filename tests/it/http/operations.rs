@@ -169,8 +169,8 @@ async fn a_long_stream_goes_in_while_others_are_served() {
 #[tokio::test]
 async fn jobs_are_listed_by_state_and_batch_and_page() {
     let server = Server::start().await;
-    for batch in ["a", "b", "a", "a"] {
-        server.create(json!({"batch": batch})).await;
+    for (batch, key) in [("a", "k"), ("b", "l"), ("a", "m"), ("a", "n")] {
+        server.create(json!({"batch": batch, "key": key})).await;
     }
     server.happen(3, vec![Event::Cancelled]).await;
     for (query, wanted, more) in [
@@ -184,6 +184,9 @@ async fn jobs_are_listed_by_state_and_batch_and_page() {
         ("?limit=2&after=4&order=desc", vec![3, 2], true),
         ("?batch=none", vec![], false),
         ("?batch=%00", vec![], false),
+        ("?key=l", vec![2], false),
+        ("?key=l&batch=a", vec![], false),
+        ("?key=", vec![], false),
     ] {
         let page = server.get(&format!("/api/jobs{query}")).await.body;
         let ids: Vec<_> = page["jobs"]
@@ -198,6 +201,24 @@ async fn jobs_are_listed_by_state_and_batch_and_page() {
     for bad in ["state=lost", "limit=0", "limit=1001", "after=-1", "order=x"] {
         let refused = server.get(&format!("/api/jobs?{bad}")).await;
         check_error(&refused, 400, "invalid_value");
+    }
+}
+
+/// A filter that is passed over would list what nobody asked for.
+#[tokio::test]
+async fn a_list_refuses_what_it_does_not_know() {
+    let server = Server::start().await;
+    server.create(json!({})).await;
+    for (path, name) in [
+        ("/api/jobs?batsh=a", "batsh"),
+        ("/api/jobs?batch=a&id=1", "id"),
+        ("/v1/videos?limit=1&key=k", "key"),
+        ("/api/events?state=done", "state"),
+    ] {
+        let refused = server.get(path).await;
+        check_error(&refused, 400, "unknown_parameter");
+        assert_eq!(refused.error("param"), name, "{path}");
+        assert!(refused.error("message").contains("the query takes "));
     }
 }
 
