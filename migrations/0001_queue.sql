@@ -75,6 +75,15 @@ CREATE TABLE jobs (
     video_urls    TEXT,
     target        TEXT,
 
+    -- A producer's row, and nothing more: a trigger that sees every row costs more than this. What it
+    -- leaves to `jobs_inserted` below also changes while a job waits.
+    CONSTRAINT "a new job must be pending: a producer sets only key, batch, prompt, image_url, duration, size, priority, not_before and metadata"
+        CHECK (version > 0 OR (version = 0 AND state = 'pending' AND progress = 0 AND task_id IS NULL AND path IS NULL
+            AND bytes IS NULL AND sha256 IS NULL AND error_code IS NULL AND error_message IS NULL
+            AND submitted_at IS NULL AND completed_at IS NULL AND finished_at IS NULL AND attempt = 0
+            AND cost = 0 AND resent = 0 AND endpoint IS NULL AND give_up_at IS NULL AND video_urls IS NULL
+            AND target IS NULL)),
+
     -- What a state promises.
     CONSTRAINT "a task that runs has its id and its endpoint"
         CHECK (state = 'pending' OR state NOT IN ('generating', 'downloading', 'done')
@@ -92,7 +101,7 @@ CREATE TABLE jobs (
                ELSE (state IN ('done', 'failed', 'cancelled')) = (finished_at IS NOT NULL) END)
 ) STRICT;
 
-CREATE UNIQUE INDEX jobs_key ON jobs (key) WHERE key IS NOT NULL;
+CREATE UNIQUE INDEX jobs_key ON jobs (key); -- whole, so that ON CONFLICT (key) finds it
 CREATE UNIQUE INDEX jobs_target ON jobs (target) WHERE target IS NOT NULL;
 
 -- One partial index for each hot state: a claim costs the same with ten rows and with ten million.
@@ -110,10 +119,12 @@ CREATE INDEX jobs_batch       ON jobs (batch, state);
 -- trigger. So a new row is refused where the ledger knows another one by its id or its key: the refusal
 -- takes the deletion back.
 CREATE TRIGGER jobs_inserted AFTER INSERT ON jobs
-    WHEN NEW.not_before IS NOT NULL
+    WHEN NEW.not_before IS NOT NULL OR NEW.version <> 0 OR NEW.due_at IS NOT NULL OR NEW.note IS NOT NULL OR NEW.faults <> 0
       OR EXISTS (SELECT 1 FROM submissions WHERE job_id = NEW.id)
       OR NEW.key IS NOT NULL AND EXISTS (SELECT 1 FROM submissions WHERE key = NEW.key)
 BEGIN
+    SELECT RAISE(ABORT, 'a new job must be pending: a producer sets only key, batch, prompt, image_url, duration, size, priority, not_before and metadata')
+        WHERE NEW.version <> 0 OR NEW.due_at IS NOT NULL OR NEW.note IS NOT NULL OR NEW.faults <> 0;
     SELECT RAISE(ABORT, 'a job that was submitted is never replaced: use ON CONFLICT DO NOTHING')
         WHERE EXISTS (SELECT 1 FROM submissions WHERE job_id = NEW.id)
            OR NEW.key IS NOT NULL AND EXISTS (SELECT 1 FROM submissions WHERE key = NEW.key);
@@ -133,17 +144,6 @@ CREATE TRIGGER jobs_not_before_changed AFTER UPDATE OF not_before ON jobs
     WHEN NEW.state = 'pending' AND NEW.not_before IS NOT OLD.not_before
 BEGIN
     UPDATE jobs SET due_at = NEW.not_before WHERE id = NEW.id;
-END;
-
-CREATE TRIGGER jobs_insert_guard BEFORE INSERT ON jobs
-    WHEN NEW.state <> 'pending' OR NEW.progress <> 0 OR NEW.task_id IS NOT NULL OR NEW.path IS NOT NULL
-      OR NEW.bytes IS NOT NULL OR NEW.sha256 IS NOT NULL OR NEW.error_code IS NOT NULL
-      OR NEW.error_message IS NOT NULL OR NEW.submitted_at IS NOT NULL OR NEW.completed_at IS NOT NULL
-      OR NEW.finished_at IS NOT NULL OR NEW.version <> 0 OR NEW.due_at IS NOT NULL OR NEW.faults <> 0
-      OR NEW.attempt <> 0 OR NEW.cost <> 0 OR NEW.resent <> 0 OR NEW.endpoint IS NOT NULL OR NEW.give_up_at IS NOT NULL
-      OR NEW.video_urls IS NOT NULL OR NEW.target IS NOT NULL OR NEW.note IS NOT NULL
-BEGIN
-    SELECT RAISE(ABORT, 'a new job must be pending: a producer sets only key, batch, prompt, image_url, duration, size, priority, not_before and metadata');
 END;
 
 CREATE TRIGGER jobs_asked_guard BEFORE UPDATE OF id, key, prompt, image_url, duration, size ON jobs

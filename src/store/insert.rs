@@ -323,7 +323,7 @@ fn sql_of(rows: usize) -> String {
         sql.push_str(if row == 0 { "" } else { "," });
         sql.push_str("(?,?,?,?,?,?,?,?,?)");
     }
-    sql.push_str(" ON CONFLICT (key) WHERE key IS NOT NULL DO NOTHING");
+    sql.push_str(" ON CONFLICT (key) DO NOTHING");
     sql
 }
 
