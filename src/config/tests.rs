@@ -4,7 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
+use jiff::tz::TimeZone;
+
 use super::*;
+use crate::money::Money;
 
 const SECRET: &str = "sk-do-not-show-me";
 
