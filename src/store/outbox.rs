@@ -133,24 +133,28 @@ impl Store {
             .map_err(|e| self.judge(e))
     }
 
-    /// Messages whose time has come, longest waiting first, without those in hand.
+    /// Messages whose time has come, without those in hand: longest waiting first,
+    /// or those first that failed least.
     pub async fn due_messages(
         &self,
         now: Millis,
         limit: u32,
         in_hand: &[i64],
+        fresh_first: bool,
     ) -> Result<Vec<Message>, StoreError> {
         let in_hand = serde_json::Value::from(in_hand.to_vec()).to_string();
-        let rows = sqlx::query(
+        let first = if fresh_first { "attempts, " } else { "" };
+        let sql = format!(
             "SELECT id, kind, subject, payload, created_at, attempts FROM outbox \
-             WHERE due_at <= ? AND id NOT IN (SELECT value FROM json_each(?)) ORDER BY due_at, id LIMIT ?",
-        )
-        .bind(now)
-        .bind(in_hand)
-        .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(|e| self.judge(e))?;
+             WHERE due_at <= ? AND id NOT IN (SELECT value FROM json_each(?)) ORDER BY {first}due_at, id LIMIT ?"
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(now)
+            .bind(in_hand)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.judge(e))?;
         rows.iter()
             .map(|row| {
                 Ok(Message {
