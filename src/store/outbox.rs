@@ -134,7 +134,8 @@ impl Store {
     }
 
     /// Messages whose time has come, without those in hand: longest waiting first,
-    /// or those first that failed least.
+    /// or those first that failed least. A batch's completion is told after the
+    /// first try of everything that was written of the batch before.
     pub async fn due_messages(
         &self,
         now: Millis,
@@ -146,7 +147,10 @@ impl Store {
         let first = if fresh_first { "attempts, " } else { "" };
         let sql = format!(
             "SELECT id, kind, subject, payload, created_at, attempts FROM outbox \
-             WHERE due_at <= ? AND id NOT IN (SELECT value FROM json_each(?)) ORDER BY {first}due_at, id LIMIT ?"
+             WHERE due_at <= ? AND id NOT IN (SELECT value FROM json_each(?)) \
+             AND (kind <> 'batch.completed' OR NOT EXISTS (SELECT 1 FROM outbox e \
+                  WHERE e.batch = outbox.batch AND e.id < outbox.id AND e.attempts = 0)) \
+             ORDER BY {first}due_at, id LIMIT ?"
         );
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(now)
@@ -260,15 +264,15 @@ async fn absorb_in(
             Ok(job) => tell(Absorbed::Job(&job, &event)),
             Err(_) => tell(Absorbed::Unreadable(&event)),
         };
-        write(tx, &event, told, &event.job_id.to_string(), now).await?;
         let batch: String = job.try_get("batch")?;
+        write(tx, &event, told, &event.job_id.to_string(), &batch, now).await?;
         batches.retain(|(name, _)| *name != batch);
         batches.push((batch, event));
     }
     for (name, event) in &batches {
         if let Some(counts) = completed(tx, name, end).await? {
             let told = tell(Absorbed::Batch(name, &counts, event));
-            write(tx, event, told, name, now).await?;
+            write(tx, event, told, name, name, now).await?;
         }
     }
     sqlx::query("UPDATE facts SET value = ?, at = ? WHERE name = ?")
@@ -326,15 +330,17 @@ async fn write(
     event: &Event,
     (kind, payload): (&'static str, String),
     subject: &str,
+    batch: &str,
     now: Millis,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO outbox (event_id, kind, subject, payload, created_at, due_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT DO NOTHING",
+        "INSERT INTO outbox (event_id, kind, subject, batch, payload, created_at, due_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO NOTHING",
     )
     .bind(event.id)
     .bind(kind)
     .bind(subject)
+    .bind(batch)
     .bind(payload)
     .bind(now)
     .execute(tx)

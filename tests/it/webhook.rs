@@ -14,7 +14,7 @@ use reelq::webhook::{self, KEPT, Webhooks};
 use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::http::{NOW, accepted, happen, unconfirmed};
@@ -54,10 +54,14 @@ impl Got {
 #[derive(Default)]
 struct Rules(Mutex<HashMap<String, (u16, Option<&'static str>)>>);
 
+/// Words whose answer waits, and for what.
+type Held = Arc<Mutex<HashMap<String, Arc<Notify>>>>;
+
 struct Receiver {
     url: String,
     got: mpsc::UnboundedReceiver<Got>,
     rules: Arc<Rules>,
+    held: Held,
 }
 
 impl Receiver {
@@ -65,6 +69,8 @@ impl Receiver {
         let (sender, got) = mpsc::unbounded_channel();
         let rules = Arc::new(Rules::default());
         let asked = Arc::clone(&rules);
+        let held = Held::default();
+        let waiting = Arc::clone(&held);
         let answer = move |headers: HeaderMap, text: String| {
             let got = Got { headers, text };
             let rules = asked.0.lock().unwrap().clone();
@@ -73,6 +79,11 @@ impl Receiver {
                 true => None,
                 false => rules.get(&got.words()).copied(),
             };
+            let held = waiting.lock().unwrap().clone();
+            let held = match held.is_empty() {
+                true => None,
+                false => held.get(&got.words()).cloned(),
+            };
             sender.send(got).unwrap();
             let (status, pause) = rule.unwrap_or((200, None));
             let mut headers = HeaderMap::new();
@@ -80,13 +91,31 @@ impl Receiver {
                 headers.insert("retry-after", pause.parse().unwrap());
             }
             let status = StatusCode::from_u16(status).unwrap();
-            async move { (status, headers) }
+            async move {
+                if let Some(held) = held {
+                    held.notified().await;
+                }
+                (status, headers)
+            }
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let app = Router::new().route("/hook", post(answer));
         tokio::spawn(async move { axum::serve(listener, app).await });
-        Receiver { url, got, rules }
+        Receiver {
+            url,
+            got,
+            rules,
+            held,
+        }
+    }
+
+    /// The answer waits until it is told.
+    fn hold(&self, words: &str) -> Arc<Notify> {
+        let told = Arc::new(Notify::new());
+        let mut held = self.held.lock().unwrap();
+        held.insert(words.to_owned(), Arc::clone(&told));
+        told
     }
 
     fn answer(&self, words: &str, status: u16, pause: Option<&'static str>) {
@@ -311,6 +340,26 @@ async fn a_batch_of_hundreds_is_complete_once() {
 }
 
 #[tokio::test]
+async fn a_batch_is_told_to_be_complete_after_its_jobs() {
+    let mut receiver = Receiver::start().await;
+    let mut queue = Queue::new().await;
+    let (slow, other) = (queue.job("slow").await, queue.job("other").await);
+    let slow_word = format!("job.cancelled {slow}");
+    let answer = receiver.hold(&slow_word);
+    queue.send_to(&receiver.url).await;
+    queue.cancel(slow).await;
+    assert_eq!(receiver.next().await.words(), slow_word);
+    queue.cancel(other).await;
+    let other_word = format!("job.cancelled {other}");
+    assert_eq!(receiver.next().await.words(), other_word);
+    assert_eq!(receiver.next().await.words(), "batch.completed other");
+    // Its first try has no end yet; only then the batch follows.
+    answer.notify_one();
+    assert_eq!(receiver.next().await.words(), "batch.completed slow");
+    queue.waiting(0).await;
+}
+
+#[tokio::test]
 async fn a_message_is_kept_until_it_is_taken_and_blocks_no_other() {
     let mut receiver = Receiver::start().await;
     let mut queue = Queue::new().await;
@@ -319,8 +368,9 @@ async fn a_message_is_kept_until_it_is_taken_and_blocks_no_other() {
     let word = format!("job.cancelled {bad}");
     receiver.answer(&word, 500, None);
     queue.cancel(bad).await;
-    let words = receiver.words(2).await;
-    assert_eq!(words, ["batch.completed a".to_owned(), word.clone()]);
+    // Once it was tried, it holds up no batch.
+    assert_eq!(receiver.next().await.words(), word);
+    assert_eq!(receiver.next().await.words(), "batch.completed a");
     queue.waiting(1).await;
     queue.put_off().await;
     queue.cancel(good).await;
@@ -657,7 +707,8 @@ async fn a_dead_receiver_is_not_flooded_when_it_comes_back() {
     for id in &ids {
         queue.cancel(*id).await;
     }
-    queue.waiting(31).await;
+    // The batch's own waits for theirs.
+    queue.waiting(30).await;
     let tries = |all: &[Message]| all.iter().map(|message| message.attempts).sum::<u32>();
     queue.until(|_, all| tries(all) >= 5).await;
     let first = tries(&queue.due_in(10 * KEPT).await);
