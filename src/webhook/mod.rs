@@ -170,16 +170,15 @@ impl Webhooks {
         &mut self,
         sending: &mut JoinSet<(Message, Millis, End)>,
     ) -> Result<(), StoreError> {
-        self.follow_clock().await?;
         loop {
-            let now = self.clock.now();
+            let now = self.follow_clock().await?;
             let (seen, more) = self.store.absorb(self.seen, PORTION, now, tell).await?;
             self.seen = seen;
             if !more {
                 break;
             }
         }
-        let now = self.clock.now();
+        let now = self.follow_clock().await?;
         let room = self.line.room(now, self.in_hand.len());
         if room == 0 {
             return Ok(());
@@ -210,21 +209,20 @@ impl Webhooks {
         Ok(())
     }
 
-    /// Moves what waits along when the wall clock jumped, so that no pause
-    /// becomes a day and no message is given up early.
-    async fn follow_clock(&mut self) -> Result<(), StoreError> {
+    /// The time. Moves what waits along when the wall clock jumped, so that no
+    /// pause becomes a day and no message is given up early.
+    async fn follow_clock(&mut self) -> Result<Millis, StoreError> {
         if let Some(delta) = self.jumps.jump(&self.clock) {
             self.store.shift_outbox(delta).await?;
             self.line.shift(delta);
             self.jumps.followed(delta);
         }
-        Ok(())
+        Ok(self.clock.now())
     }
 
     /// `age`: how long it had waited when it was sent.
     async fn settle(&mut self, message: &Message, age: Millis, end: End) -> Result<(), StoreError> {
-        self.follow_clock().await?;
-        let now = self.clock.now();
+        let now = self.follow_clock().await?;
         let (id, kind, subject) = (message.id, &message.kind, &message.subject);
         match end {
             End::Taken => {
