@@ -5,6 +5,7 @@ CREATE TABLE outbox (
     event_id   INTEGER NOT NULL,
     kind       TEXT NOT NULL,
     subject    TEXT NOT NULL, -- the job's id or the batch's name
+    batch      TEXT NOT NULL, -- the job's, or itself
     payload    TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     due_at     INTEGER NOT NULL,
@@ -14,6 +15,7 @@ CREATE TABLE outbox (
 ) STRICT;
 
 CREATE INDEX outbox_due ON outbox (due_at, id);
+CREATE INDEX outbox_untried ON outbox (batch, id) WHERE attempts = 0; -- what a batch's completion waits for
 
 -- Videos that the OpenAI-compatible interface no longer shows. The job, its
 -- ledger and its file stay.

@@ -1,4 +1,4 @@
-//! Connections: how many, how patient, and how they end.
+//! Connections: how patient they are, and how they end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,20 +10,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper::{Request, body};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::HttpError;
+use super::places::{Answering, Place, Places};
 use crate::config::Listen;
-
-/// Connections at once; further ones wait in the kernel's queue.
-const CONNECTIONS: usize = 512;
 
 /// For a request's head, and between two requests of one connection.
 const HEAD_TIME: Duration = Duration::from_secs(30);
@@ -81,17 +84,17 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&self) -> io::Result<Wire> {
         match self {
             Listener::Tcp(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 // Events are small and must not wait for more.
                 let _ = stream.set_nodelay(true);
-                Ok(Stream(Box::pin(Patient::new(stream))))
+                Ok(Box::pin(Patient::new(stream)))
             }
             Listener::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Stream(Box::pin(Patient::new(stream))))
+                Ok(Box::pin(Patient::new(stream)))
             }
         }
     }
@@ -119,30 +122,26 @@ async fn clear(path: &Path) -> io::Result<()> {
 pub(super) async fn accept(
     listener: Listener,
     router: Router,
+    places: &Arc<Places>,
     stop: impl Future<Output = ()>,
     closing: watch::Sender<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(stop);
     loop {
-        let place = tokio::select! {
+        let wire = tokio::select! {
             () = &mut stop => break,
-            // Never closed.
-            Ok(place) = Arc::clone(&places).acquire_owned() => place,
-        };
-        let stream = tokio::select! {
-            () = &mut stop => break,
-            stream = listener.accept() => stream,
+            wire = listener.accept() => wire,
         };
         while connections.try_join_next().is_some() {}
-        match stream {
-            Ok(stream) => {
-                let connection = answer(stream, router.clone(), closing.subscribe());
-                connections.spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
+        match wire {
+            Ok(wire) => {
+                // Further ones wait in the kernel's queue.
+                let place = tokio::select! {
+                    () = &mut stop => break,
+                    place = places.take() => place,
+                };
+                connections.spawn(answer(wire, router.clone(), place, closing.subscribe()));
             }
             Err(error) => {
                 // Out of descriptors, or the client has gone again.
@@ -163,7 +162,7 @@ pub(super) async fn accept(
     let _ = timeout(LAST_ANSWERS, all).await;
 }
 
-async fn answer(stream: Stream, router: Router, mut closing: watch::Receiver<bool>) {
+async fn answer(wire: Wire, router: Router, place: Arc<Place>, mut closing: watch::Receiver<bool>) {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -171,9 +170,29 @@ async fn answer(stream: Stream, router: Router, mut closing: watch::Receiver<boo
         .max_buf_size(HEAD_BYTES)
         // The buffer alone lets twice as much in, where it comes at once.
         .max_header_size(HEAD_BYTES);
-    let service = TowerToHyperService::new(router);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request: Request<Incoming>| {
+        let answering = place.answer();
+        let answer = answering.map(|answering| (answering, router.call(request)));
+        async move {
+            // An error closes the connection without an answer.
+            let (answering, answer) = answer.ok_or(io::ErrorKind::ConnectionAborted)?;
+            let Ok(response) = answer.await;
+            Ok::<_, io::Error>(response.map(|body| Answer {
+                body,
+                _answering: answering,
+            }))
+        }
+    });
+    let stream = Stream {
+        wire,
+        place: Arc::clone(&place),
+    };
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
+        // Before a request is read for which there is no place any more.
+        biased;
+        () = place.lost() => return,
         ended = connection.as_mut() => ended,
         () = async { drop(closing.wait_for(|closing| *closing).await) } => {
             connection.as_mut().graceful_shutdown();
@@ -185,10 +204,43 @@ async fn answer(stream: Stream, router: Router, mut closing: watch::Receiver<boo
     }
 }
 
+/// The body of an answer, which keeps its connection's place until it is over.
+struct Answer {
+    body: Body,
+    _answering: Answering,
+}
+
+impl body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 trait Duplex: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
 
-struct Stream(Pin<Box<dyn Duplex>>);
+/// A connection of either kind.
+type Wire = Pin<Box<dyn Duplex>>;
+
+/// A connection that tells its place when all that was written has left.
+struct Stream {
+    wire: Wire,
+    place: Arc<Place>,
+}
 
 impl AsyncRead for Stream {
     fn poll_read(
@@ -196,7 +248,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_read(cx, buf)
+        self.wire.as_mut().poll_read(cx, buf)
     }
 }
 
@@ -206,15 +258,19 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write(cx, buf)
+        self.wire.as_mut().poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_flush(cx)
+        let flushed = self.wire.as_mut().poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.place.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_shutdown(cx)
+        self.wire.as_mut().poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -222,11 +278,11 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write_vectored(cx, bufs)
+        self.wire.as_mut().poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.wire.is_write_vectored()
     }
 }
 
@@ -302,5 +358,152 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use futures_util::stream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::{Mutex, mpsc, oneshot};
+
+    use super::*;
+
+    /// More than the kernel takes from a server whose client reads nothing.
+    const LARGE: usize = 32 << 20;
+
+    /// For everything; only reached when something is wrong.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    struct Server {
+        address: SocketAddr,
+        /// What `/stream` sends; dropped, it ends.
+        parts: mpsc::UnboundedSender<&'static str>,
+        _stop: oneshot::Sender<()>,
+    }
+
+    impl Server {
+        async fn start(places: usize) -> Server {
+            let (parts, coming) = mpsc::unbounded_channel::<&str>();
+            let coming = Arc::new(Mutex::new(coming));
+            let stream = move || async move {
+                let coming = coming.lock_owned().await;
+                Body::from_stream(stream::unfold(coming, |mut coming| async {
+                    let part = coming.recv().await?;
+                    Some((Ok::<_, io::Error>(part), coming))
+                }))
+            };
+            let router = Router::new()
+                .route("/short", get(|| async { "short" }))
+                .route("/large", get(|| async { vec![7; LARGE] }))
+                .route("/stream", get(stream));
+            let any = Listen::Tcp(([127, 0, 0, 1], 0).into());
+            let listener = Listener::bind(&any).await.unwrap();
+            let Listener::Tcp(_, address) = &listener else {
+                panic!()
+            };
+            let address = *address;
+            let (stop, stopped) = oneshot::channel::<()>();
+            tokio::spawn(async move {
+                let stop = async { drop(stopped.await) };
+                let closing = watch::Sender::new(false);
+                accept(listener, router, &Places::new(places), stop, closing).await;
+            });
+            Server {
+                address,
+                parts,
+                _stop: stop,
+            }
+        }
+
+        async fn connect(&self) -> Client {
+            Client(TcpStream::connect(self.address).await.unwrap())
+        }
+
+        async fn ask(&self, path: &str) -> Client {
+            let mut client = self.connect().await;
+            client.ask(path).await;
+            client
+        }
+    }
+
+    struct Client(TcpStream);
+
+    impl Client {
+        async fn send(&mut self, text: &str) {
+            self.0.write_all(text.as_bytes()).await.unwrap();
+        }
+
+        async fn ask(&mut self, path: &str) {
+            self.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
+                .await;
+        }
+
+        /// What comes, up to an end.
+        async fn until(&mut self, end: &str) -> String {
+            let mut text = Vec::new();
+            while !text.ends_with(end.as_bytes()) {
+                let byte = tokio::time::timeout(LIMIT, self.0.read_u8()).await;
+                text.push(byte.expect("nothing came").unwrap());
+            }
+            String::from_utf8(text).unwrap()
+        }
+
+        /// What comes until the server closes.
+        async fn rest(&mut self) -> Vec<u8> {
+            let mut rest = Vec::new();
+            let read = tokio::time::timeout(LIMIT, self.0.read_to_end(&mut rest)).await;
+            read.expect("it is not closed").unwrap();
+            rest
+        }
+
+        fn has_nothing(&self) -> bool {
+            let read = self.0.try_read(&mut [0]);
+            read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        }
+    }
+
+    #[tokio::test]
+    async fn idle_and_half_sent_ones_make_room_at_once() {
+        let server = Server::start(2).await;
+        let mut idle = server.ask("/short").await;
+        idle.until("short").await;
+        let mut half = server.connect().await;
+        half.send("GET /short HTTP/1.1\r\nHos").await;
+        let mut first = server.ask("/short").await;
+        first.until("short").await;
+        assert!(idle.rest().await.is_empty());
+        assert!(half.has_nothing());
+        server.ask("/short").await.until("short").await;
+        assert!(half.rest().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_keeps_its_place_and_gives_it_up_when_it_is_over() {
+        let server = Server::start(1).await;
+        let mut busy = server.ask("/stream").await;
+        busy.until("\r\n\r\n").await;
+        let mut newcomer = server.ask("/short").await;
+        for part in ["one", "two", "three"] {
+            server.parts.send(part).unwrap();
+            busy.until(&format!("{part}\r\n")).await;
+            assert!(newcomer.has_nothing());
+        }
+        drop(server.parts);
+        assert_eq!(busy.rest().await, b"0\r\n\r\n");
+        newcomer.until("short").await;
+    }
+
+    /// The last bytes of an answer are not cut off.
+    #[tokio::test]
+    async fn an_answer_that_is_not_read_keeps_its_place() {
+        let server = Server::start(1).await;
+        let mut slow = server.ask("/large").await;
+        slow.until("\r\n\r\n").await;
+        let mut newcomer = server.ask("/short").await;
+        assert_eq!(slow.rest().await.len(), LARGE);
+        newcomer.until("short").await;
     }
 }

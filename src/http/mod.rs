@@ -15,6 +15,7 @@ mod input;
 mod jobs;
 mod openapi;
 mod params;
+mod places;
 mod status;
 mod videos;
 
@@ -40,6 +41,10 @@ pub use conn::LAST_ANSWERS;
 use conn::Listener;
 use error::ApiError;
 use guard::Door;
+use places::Places;
+
+/// Connections at once.
+const CONNECTIONS: usize = 512;
 
 /// How often listeners to events are told of new ones.
 const NEWS: Duration = Duration::from_millis(200);
@@ -143,7 +148,8 @@ pub async fn serve(
         shown: Mutex::new(None),
     });
     let reporter = tokio::spawn(report(Arc::clone(&app), news));
-    conn::accept(bound.0, router(app), stop, closing).await;
+    let places = Places::new(CONNECTIONS);
+    conn::accept(bound.0, router(app), &places, stop, closing).await;
     reporter.abort();
     Ok(())
 }

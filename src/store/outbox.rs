@@ -133,24 +133,32 @@ impl Store {
             .map_err(|e| self.judge(e))
     }
 
-    /// Messages whose time has come, longest waiting first, without those in hand.
+    /// Messages whose time has come, without those in hand: longest waiting first,
+    /// or those first that failed least. A batch's completion is told after the
+    /// first try of everything that was written of the batch before.
     pub async fn due_messages(
         &self,
         now: Millis,
         limit: u32,
         in_hand: &[i64],
+        fresh_first: bool,
     ) -> Result<Vec<Message>, StoreError> {
         let in_hand = serde_json::Value::from(in_hand.to_vec()).to_string();
-        let rows = sqlx::query(
+        let first = if fresh_first { "attempts, " } else { "" };
+        let sql = format!(
             "SELECT id, kind, subject, payload, created_at, attempts FROM outbox \
-             WHERE due_at <= ? AND id NOT IN (SELECT value FROM json_each(?)) ORDER BY due_at, id LIMIT ?",
-        )
-        .bind(now)
-        .bind(in_hand)
-        .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(|e| self.judge(e))?;
+             WHERE due_at <= ? AND id NOT IN (SELECT value FROM json_each(?)) \
+             AND (kind <> 'batch.completed' OR NOT EXISTS (SELECT 1 FROM outbox e \
+                  WHERE e.batch = outbox.batch AND e.id < outbox.id AND e.attempts = 0)) \
+             ORDER BY {first}due_at, id LIMIT ?"
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(now)
+            .bind(in_hand)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.judge(e))?;
         rows.iter()
             .map(|row| {
                 Ok(Message {
@@ -256,15 +264,15 @@ async fn absorb_in(
             Ok(job) => tell(Absorbed::Job(&job, &event)),
             Err(_) => tell(Absorbed::Unreadable(&event)),
         };
-        write(tx, &event, told, &event.job_id.to_string(), now).await?;
         let batch: String = job.try_get("batch")?;
+        write(tx, &event, told, &event.job_id.to_string(), &batch, now).await?;
         batches.retain(|(name, _)| *name != batch);
         batches.push((batch, event));
     }
     for (name, event) in &batches {
         if let Some(counts) = completed(tx, name, end).await? {
             let told = tell(Absorbed::Batch(name, &counts, event));
-            write(tx, event, told, name, now).await?;
+            write(tx, event, told, name, name, now).await?;
         }
     }
     sqlx::query("UPDATE facts SET value = ?, at = ? WHERE name = ?")
@@ -322,15 +330,17 @@ async fn write(
     event: &Event,
     (kind, payload): (&'static str, String),
     subject: &str,
+    batch: &str,
     now: Millis,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO outbox (event_id, kind, subject, payload, created_at, due_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT DO NOTHING",
+        "INSERT INTO outbox (event_id, kind, subject, batch, payload, created_at, due_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO NOTHING",
     )
     .bind(event.id)
     .bind(kind)
     .bind(subject)
+    .bind(batch)
     .bind(payload)
     .bind(now)
     .execute(tx)

@@ -1,15 +1,18 @@
 //! When a message is tried again. Pure.
 
+use std::collections::HashSet;
+
 use super::{HOUR, SECOND};
 use crate::job::Millis;
 
 /// The pause after a first failure; it doubles up to [`HOUR`].
 const FIRST_PAUSE: Millis = 5 * SECOND;
 
-/// Failures in a row, of whatever message, from which on one at a time is tried.
-const FAILURES: u32 = 5;
+/// Messages that meet trouble in a row, from which on one at a time is tried.
+const FAILURES: usize = 5;
 
-/// The longest pause between two such trials.
+/// The longest pause between two such trials, unless more than one message was
+/// told to stay away for longer.
 const LONGEST_TRIAL_PAUSE: Millis = 60 * SECOND;
 
 /// Messages on the wire at once.
@@ -21,27 +24,37 @@ pub(super) fn backoff(id: i64, attempts: u32) -> Millis {
     pause + (id.wrapping_mul(7_919) ^ i64::from(attempts)).rem_euclid(pause / 8)
 }
 
-/// The way to the receiver: while it is down, one message at a time is tried
-/// with growing pauses, and no message pays for another's trials.
+/// The way to the receiver: while it is in trouble, one message at a time is
+/// tried with growing pauses, and no message pays for another's trials. Trouble
+/// that only one message meets is probably that message's own.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    failures: u32,
+    /// The messages that met trouble since the receiver was well; more than
+    /// [`FAILURES`] say no more.
+    troubled: HashSet<i64>,
+    /// Failures since it closed, the one that closed it included; 0: it is open.
+    trials: u32,
     until: Millis,
 }
 
 impl Line {
     pub fn is_closed(&self) -> bool {
-        self.failures >= FAILURES
+        self.trials > 0
+    }
+
+    /// True if it is open, and only one message is in trouble.
+    pub fn is_one_in_trouble(&self) -> bool {
+        !self.is_closed() && self.troubled.len() == 1
     }
 
     /// How many messages may go now.
     pub fn room(&self, now: Millis, in_hand: usize) -> usize {
-        if !self.is_closed() && now >= self.until {
-            AT_ONCE.saturating_sub(in_hand)
-        } else if now >= self.until {
+        if now < self.until {
+            0
+        } else if self.is_closed() {
             usize::from(in_hand == 0)
         } else {
-            0
+            AT_ONCE.saturating_sub(in_hand)
         }
     }
 
@@ -50,21 +63,29 @@ impl Line {
         self.until += delta;
     }
 
-    pub fn taken(&mut self) {
-        *self = Line::default();
+    /// The receiver is well. True when this opened it.
+    pub fn well(&mut self) -> bool {
+        std::mem::take(self).is_closed()
     }
 
-    /// True when this failure closed it.
-    pub fn failed(&mut self, now: Millis, pause: Option<Millis>) -> bool {
-        self.failures = self.failures.saturating_add(1);
-        if let Some(pause) = pause {
-            self.until = self.until.max(now + pause);
+    /// A message met trouble; `asked` is the pause that the receiver asked for.
+    /// True when this closed it.
+    pub fn trouble(&mut self, id: i64, now: Millis, asked: Option<Millis>) -> bool {
+        if self.troubled.len() < FAILURES {
+            self.troubled.insert(id);
         }
-        if self.is_closed() {
-            let doubled = SECOND << (self.failures - FAILURES).min(6);
-            self.until = self.until.max(now + doubled.min(LONGEST_TRIAL_PAUSE));
+        let was_open = !self.is_closed();
+        if was_open && asked.is_none() && self.troubled.len() < FAILURES {
+            return false;
         }
-        self.failures == FAILURES
+        let pause = (SECOND << self.trials.min(6)).min(LONGEST_TRIAL_PAUSE);
+        let asked = match self.troubled.len() {
+            1 => asked.map(|asked| asked.min(LONGEST_TRIAL_PAUSE)),
+            _ => asked,
+        };
+        self.trials = self.trials.saturating_add(1);
+        self.until = self.until.max(now + pause.max(asked.unwrap_or(0)));
+        was_open
     }
 }
 
@@ -86,21 +107,36 @@ mod tests {
     #[test]
     fn a_pause_moves_along_with_the_clock() {
         let mut line = Line::default();
-        line.failed(HOUR, Some(SECOND));
+        line.trouble(1, HOUR, Some(SECOND));
         line.shift(-HOUR);
-        assert_eq!((line.room(0, 0), line.room(SECOND, 0)), (0, AT_ONCE));
+        assert_eq!((line.room(0, 0), line.room(SECOND, 0)), (0, 1));
     }
 
     #[test]
     fn a_dead_receiver_is_tried_once_at_a_time() {
         let mut line = Line::default();
-        for _ in 0..FAILURES {
-            line.failed(0, None);
-        }
+        let closed: Vec<bool> = (1..=6).map(|id| line.trouble(id, 0, None)).collect();
+        assert_eq!(closed, [false, false, false, false, true, false]);
         assert_eq!(line.room(0, 0), 0);
         assert_eq!(line.room(LONGEST_TRIAL_PAUSE, 0), 1);
         assert_eq!(line.room(LONGEST_TRIAL_PAUSE, 1), 0);
-        line.taken();
+        assert!(line.well());
         assert_eq!(line.room(0, 0), AT_ONCE);
+    }
+
+    #[test]
+    fn one_message_cannot_hold_the_others_for_long() {
+        let mut line = Line::default();
+        for _ in 0..100 {
+            line.trouble(1, 0, None);
+        }
+        assert_eq!(line.room(0, 0), AT_ONCE);
+        for _ in 0..100 {
+            line.trouble(1, 0, Some(HOUR));
+        }
+        assert_eq!(line.room(LONGEST_TRIAL_PAUSE, 0), 1);
+        // A second one is told the same: it is the receiver's wish.
+        line.trouble(2, 0, Some(HOUR));
+        assert_eq!(line.room(HOUR - 1, 0), 0);
     }
 }

@@ -72,6 +72,8 @@ pub struct Webhooks {
     post: Arc<Post>,
     line: Line,
     in_hand: HashSet<i64>,
+    /// Messages that the log calls not taken.
+    untaken: HashSet<i64>,
     /// Up to this event nothing is left to be written.
     seen: i64,
 }
@@ -120,6 +122,7 @@ impl Webhooks {
             }),
             line: Line::default(),
             in_hand: HashSet::new(),
+            untaken: HashSet::new(),
             seen: 0,
         })
     }
@@ -167,16 +170,15 @@ impl Webhooks {
         &mut self,
         sending: &mut JoinSet<(Message, Millis, End)>,
     ) -> Result<(), StoreError> {
-        self.follow_clock().await?;
         loop {
-            let now = self.clock.now();
+            let now = self.follow_clock().await?;
             let (seen, more) = self.store.absorb(self.seen, PORTION, now, tell).await?;
             self.seen = seen;
             if !more {
                 break;
             }
         }
-        let now = self.clock.now();
+        let now = self.follow_clock().await?;
         let room = self.line.room(now, self.in_hand.len());
         if room == 0 {
             return Ok(());
@@ -191,7 +193,12 @@ impl Webhooks {
             }
         }
         let in_hand: Vec<i64> = self.in_hand.iter().copied().collect();
-        for message in self.store.due_messages(now, room as u32, &in_hand).await? {
+        // A trial by one that never failed tells most: others may have themselves to blame.
+        let fresh_first = self.line.is_closed();
+        let due = self
+            .store
+            .due_messages(now, room as u32, &in_hand, fresh_first);
+        for message in due.await? {
             self.in_hand.insert(message.id);
             let post = Arc::clone(&self.post);
             sending.spawn(async move {
@@ -202,33 +209,46 @@ impl Webhooks {
         Ok(())
     }
 
-    /// Moves what waits along when the wall clock jumped, so that no pause
-    /// becomes a day and no message is given up early.
-    async fn follow_clock(&mut self) -> Result<(), StoreError> {
+    /// The time. Moves what waits along when the wall clock jumped, so that no
+    /// pause becomes a day and no message is given up early.
+    async fn follow_clock(&mut self) -> Result<Millis, StoreError> {
         if let Some(delta) = self.jumps.jump(&self.clock) {
             self.store.shift_outbox(delta).await?;
             self.line.shift(delta);
             self.jumps.followed(delta);
         }
-        Ok(())
+        Ok(self.clock.now())
     }
 
     /// `age`: how long it had waited when it was sent.
     async fn settle(&mut self, message: &Message, age: Millis, end: End) -> Result<(), StoreError> {
-        self.follow_clock().await?;
-        let now = self.clock.now();
+        let now = self.follow_clock().await?;
         let (id, kind, subject) = (message.id, &message.kind, &message.subject);
         match end {
             End::Taken => {
-                self.line.taken();
+                self.well();
+                if self.untaken.remove(&id) {
+                    tracing::info!(message = id, kind, subject, "the webhook is taken now");
+                }
                 tracing::debug!(message = id, kind, subject, "webhook taken");
                 self.store.drop_message(id).await
             }
-            End::Failed { reason, pause } => {
-                if self.line.failed(now, pause) {
+            End::Failed {
+                reason,
+                refused,
+                pause,
+            } => {
+                let its_own = if refused {
+                    self.well();
+                    true
+                } else if self.line.trouble(id, now, pause) {
                     tracing::warn!(reason, "webhooks are not taken; trying one at a time");
-                }
+                    false
+                } else {
+                    self.line.is_one_in_trouble()
+                };
                 if age >= KEPT {
+                    self.untaken.remove(&id);
                     tracing::error!(
                         message = id,
                         kind,
@@ -238,10 +258,26 @@ impl Webhooks {
                     );
                     return self.store.drop_message(id).await;
                 }
+                if its_own && self.untaken.insert(id) {
+                    tracing::warn!(
+                        message = id,
+                        kind,
+                        subject,
+                        reason,
+                        "a webhook is not taken; trying it again for three days"
+                    );
+                }
                 tracing::debug!(message = id, kind, subject, reason, "webhook not taken");
                 let due_at = now + backoff(id, message.attempts).max(pause.unwrap_or(0));
                 self.store.put_off_message(id, due_at, &reason).await
             }
+        }
+    }
+
+    /// The receiver took a message, or judged it: the others may go.
+    fn well(&mut self) {
+        if self.line.well() {
+            tracing::info!("the receiver of webhooks is well again");
         }
     }
 }
@@ -321,6 +357,9 @@ enum End {
     Taken,
     Failed {
         reason: String,
+        /// This message is; nothing is said about others.
+        refused: bool,
+        /// What the receiver asks for.
         pause: Option<Millis>,
     },
 }
@@ -356,8 +395,11 @@ impl Post {
                     Some(source) => format!("{error}: {source}"),
                     None => error.to_string(),
                 };
-                let pause = None;
-                return End::Failed { reason, pause };
+                return End::Failed {
+                    reason,
+                    refused: false,
+                    pause: None,
+                };
             }
         };
         let status = answer.status();
@@ -371,9 +413,20 @@ impl Post {
         };
         End::Failed {
             reason: format!("the receiver answered {status}"),
+            refused: refuses(status),
             pause,
         }
     }
+}
+
+/// True if an answer judges the message, not the state that the receiver is in.
+fn refuses(status: StatusCode) -> bool {
+    let later = [
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::TOO_EARLY,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    status.is_client_error() && !later.contains(&status)
 }
 
 /// `Retry-After` in seconds, at most an hour.

@@ -14,7 +14,7 @@ use reelq::webhook::{self, KEPT, Webhooks};
 use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::http::{NOW, accepted, happen, unconfirmed};
@@ -54,10 +54,14 @@ impl Got {
 #[derive(Default)]
 struct Rules(Mutex<HashMap<String, (u16, Option<&'static str>)>>);
 
+/// Words whose answer waits, and for what.
+type Held = Arc<Mutex<HashMap<String, Arc<Notify>>>>;
+
 struct Receiver {
     url: String,
     got: mpsc::UnboundedReceiver<Got>,
     rules: Arc<Rules>,
+    held: Held,
 }
 
 impl Receiver {
@@ -65,6 +69,8 @@ impl Receiver {
         let (sender, got) = mpsc::unbounded_channel();
         let rules = Arc::new(Rules::default());
         let asked = Arc::clone(&rules);
+        let held = Held::default();
+        let waiting = Arc::clone(&held);
         let answer = move |headers: HeaderMap, text: String| {
             let got = Got { headers, text };
             let rules = asked.0.lock().unwrap().clone();
@@ -73,6 +79,11 @@ impl Receiver {
                 true => None,
                 false => rules.get(&got.words()).copied(),
             };
+            let held = waiting.lock().unwrap().clone();
+            let held = match held.is_empty() {
+                true => None,
+                false => held.get(&got.words()).cloned(),
+            };
             sender.send(got).unwrap();
             let (status, pause) = rule.unwrap_or((200, None));
             let mut headers = HeaderMap::new();
@@ -80,13 +91,31 @@ impl Receiver {
                 headers.insert("retry-after", pause.parse().unwrap());
             }
             let status = StatusCode::from_u16(status).unwrap();
-            async move { (status, headers) }
+            async move {
+                if let Some(held) = held {
+                    held.notified().await;
+                }
+                (status, headers)
+            }
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let app = Router::new().route("/hook", post(answer));
         tokio::spawn(async move { axum::serve(listener, app).await });
-        Receiver { url, got, rules }
+        Receiver {
+            url,
+            got,
+            rules,
+            held,
+        }
+    }
+
+    /// The answer waits until it is told.
+    fn hold(&self, words: &str) -> Arc<Notify> {
+        let told = Arc::new(Notify::new());
+        let mut held = self.held.lock().unwrap();
+        held.insert(words.to_owned(), Arc::clone(&told));
+        told
     }
 
     fn answer(&self, words: &str, status: u16, pause: Option<&'static str>) {
@@ -157,10 +186,22 @@ impl Queue {
         happen(&self.store, id, vec![Event::Cancelled]).await;
     }
 
+    /// All in one look of the sender, as a new one.
+    async fn cancel_at_once(&mut self, ids: &[JobId], url: &str) {
+        self.stop().await;
+        for id in ids {
+            self.cancel(*id).await;
+        }
+        self.send_to(url).await;
+    }
+
     /// The messages that would be due so much later.
     async fn due_in(&self, later: i64) -> Vec<Message> {
         let at = self.clock.now() + later;
-        self.store.due_messages(at, 1_000, &[]).await.unwrap()
+        self.store
+            .due_messages(at, 1_000, &[], false)
+            .await
+            .unwrap()
     }
 
     /// Until the outbox is as it should be.
@@ -177,6 +218,12 @@ impl Queue {
     /// Until so many messages wait, due or not.
     async fn waiting(&self, count: usize) {
         self.until(|_, all| all.len() == count).await;
+    }
+
+    /// Until so many tries have failed.
+    async fn failures(&self, count: u32) {
+        self.until(|_, all| all.iter().map(|message| message.attempts).sum::<u32>() == count)
+            .await;
     }
 
     /// Until every failed try is written down.
@@ -293,6 +340,26 @@ async fn a_batch_of_hundreds_is_complete_once() {
 }
 
 #[tokio::test]
+async fn a_batch_is_told_to_be_complete_after_its_jobs() {
+    let mut receiver = Receiver::start().await;
+    let mut queue = Queue::new().await;
+    let (slow, other) = (queue.job("slow").await, queue.job("other").await);
+    let slow_word = format!("job.cancelled {slow}");
+    let answer = receiver.hold(&slow_word);
+    queue.send_to(&receiver.url).await;
+    queue.cancel(slow).await;
+    assert_eq!(receiver.next().await.words(), slow_word);
+    queue.cancel(other).await;
+    let other_word = format!("job.cancelled {other}");
+    assert_eq!(receiver.next().await.words(), other_word);
+    assert_eq!(receiver.next().await.words(), "batch.completed other");
+    // Its first try has no end yet; only then the batch follows.
+    answer.notify_one();
+    assert_eq!(receiver.next().await.words(), "batch.completed slow");
+    queue.waiting(0).await;
+}
+
+#[tokio::test]
 async fn a_message_is_kept_until_it_is_taken_and_blocks_no_other() {
     let mut receiver = Receiver::start().await;
     let mut queue = Queue::new().await;
@@ -301,8 +368,9 @@ async fn a_message_is_kept_until_it_is_taken_and_blocks_no_other() {
     let word = format!("job.cancelled {bad}");
     receiver.answer(&word, 500, None);
     queue.cancel(bad).await;
-    let words = receiver.words(2).await;
-    assert_eq!(words, ["batch.completed a".to_owned(), word.clone()]);
+    // Once it was tried, it holds up no batch.
+    assert_eq!(receiver.next().await.words(), word);
+    assert_eq!(receiver.next().await.words(), "batch.completed a");
     queue.waiting(1).await;
     queue.put_off().await;
     queue.cancel(good).await;
@@ -330,6 +398,163 @@ async fn a_message_is_kept_until_it_is_taken_and_blocks_no_other() {
     queue.clock.advance(60_000);
     assert_eq!(receiver.next().await.words(), word);
     queue.waiting(0).await;
+}
+
+const HOUR: i64 = 3_600_000;
+
+#[tokio::test]
+async fn a_message_that_is_not_wanted_is_tried_once_an_hour_and_delays_no_other() {
+    let mut receiver = Receiver::start().await;
+    let mut queue = Queue::new().await;
+    queue.send_to(&receiver.url).await;
+    let (bad, good) = (queue.job("a").await, queue.job("a").await);
+    let _later = queue.job("a").await;
+    let word = format!("job.cancelled {bad}");
+    receiver.answer(&word, 410, None);
+    queue.cancel(bad).await;
+    assert_eq!(receiver.next().await.words(), word);
+    queue.failures(1).await;
+    queue.cancel(good).await;
+    let other = format!("job.cancelled {good}");
+    assert_eq!(receiver.next().await.words(), other);
+    queue.waiting(1).await;
+    for tries in 2..=3 {
+        assert!(queue.due_in(HOUR - 1).await.is_empty());
+        queue.clock.advance(HOUR);
+        assert_eq!(receiver.next().await.words(), word);
+        queue.failures(tries).await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_always_meets_trouble_holds_no_other() {
+    for pause in [None, Some("3600")] {
+        let mut receiver = Receiver::start().await;
+        let mut queue = Queue::new().await;
+        queue.send_to(&receiver.url).await;
+        let (bad, good) = (queue.job("a").await, queue.job("a").await);
+        let _later = queue.job("a").await;
+        let word = format!("job.cancelled {bad}");
+        receiver.answer(&word, 500, pause);
+        queue.cancel(bad).await;
+        for tries in 1..=8 {
+            assert_eq!(receiver.next().await.words(), word);
+            queue.failures(tries).await;
+            queue.clock.advance(if tries < 8 { HOUR } else { 0 });
+        }
+        // A pause that was asked for holds the others for a minute, not for an hour.
+        queue.clock.advance(pause.map_or(0, |_| 60_000));
+        queue.cancel(good).await;
+        let other = format!("job.cancelled {good}");
+        assert_eq!(receiver.next().await.words(), other);
+        queue.waiting(1).await;
+        queue.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_pause_that_two_messages_are_asked_for_is_kept_by_all() {
+    let mut receiver = Receiver::start().await;
+    let mut queue = Queue::new().await;
+    queue.send_to(&receiver.url).await;
+    let ids: Vec<_> = futures_util::future::join_all((0..4).map(|_| queue.job("a"))).await;
+    let words: Vec<_> = ids.iter().map(|id| format!("job.cancelled {id}")).collect();
+    for word in &words[..2] {
+        receiver.answer(word, 429, Some("600"));
+    }
+    queue.cancel(ids[0]).await;
+    assert_eq!(receiver.next().await.words(), words[0]);
+    queue.failures(1).await;
+    queue.clock.advance(60_000);
+    queue.cancel(ids[1]).await;
+    assert_eq!(receiver.next().await.words(), words[1]);
+    queue.failures(2).await;
+    queue.cancel(ids[2]).await;
+    queue.clock.advance(599_000);
+    queue.until(|due, _| due.len() == 2).await;
+    assert!(receiver.got.try_recv().is_err());
+    queue.clock.advance(1_000);
+    assert_eq!(receiver.next().await.words(), words[2]);
+}
+
+/// Many that meet trouble close the line; one that never failed opens it.
+#[tokio::test]
+async fn a_new_message_is_the_first_trial() {
+    let mut receiver = Receiver::start().await;
+    let mut queue = Queue::new().await;
+    queue.send_to(&receiver.url).await;
+    let ids: Vec<_> = futures_util::future::join_all((0..10).map(|_| queue.job("a"))).await;
+    for bad in &ids[..8] {
+        receiver.answer(&format!("job.cancelled {bad}"), 500, None);
+    }
+    queue.cancel_at_once(&ids[..8], &receiver.url).await;
+    receiver.words(8).await;
+    queue.failures(8).await;
+    // They are due, but the line is held.
+    queue.clock.advance(7_000);
+    queue.cancel(ids[8]).await;
+    queue.until(|due, _| due.len() == 9).await;
+    queue.clock.advance(1_000);
+    let good = format!("job.cancelled {}", ids[8]);
+    assert_eq!(receiver.next().await.words(), good);
+    receiver.words(8).await;
+}
+
+/// Once for an outage, not for a try.
+#[tokio::test]
+async fn the_log_says_when_messages_are_not_taken_and_when_they_are_again() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let _listens = tracing::subscriber::set_default(
+        tracing_subscriber::fmt()
+            .with_writer(Mutex::new(log.reopen().unwrap()))
+            .finish(),
+    );
+    // With one subscriber alone, a line that another test's thread reaches first is off for all.
+    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().finish());
+    let said = |what: &str| {
+        let text = std::fs::read_to_string(log.path()).unwrap();
+        text.lines().filter(|line| line.contains(what)).count()
+    };
+    let mut receiver = Receiver::start().await;
+    let mut queue = Queue::new().await;
+    queue.send_to(&receiver.url).await;
+    let ids: Vec<_> = futures_util::future::join_all((0..10).map(|_| queue.job("a"))).await;
+    let word = format!("job.cancelled {}", ids[0]);
+    receiver.answer(&word, 404, None);
+    queue.cancel(ids[0]).await;
+    for tries in 1..=3 {
+        assert_eq!(receiver.next().await.words(), word);
+        queue.failures(tries).await;
+        assert_eq!((said("WARN"), said("INFO")), (1, 0));
+        if tries == 3 {
+            receiver.answer(&word, 200, None);
+        }
+        queue.clock.advance(60_000);
+    }
+    assert_eq!(receiver.next().await.words(), word);
+    queue.waiting(0).await;
+    assert_eq!((said("WARN"), said("is taken now")), (1, 1));
+
+    // All of them, for a while: one line for the first, one for all.
+    for id in &ids[1..9] {
+        receiver.answer(&format!("job.cancelled {id}"), 503, None);
+    }
+    queue.cancel_at_once(&ids[1..9], &receiver.url).await;
+    receiver.words(8).await;
+    queue.failures(8).await;
+    for tries in 9..12 {
+        queue.clock.advance(60_000);
+        receiver.next().await;
+        queue.failures(tries).await;
+    }
+    assert_eq!((said("WARN"), said("one at a time")), (3, 1));
+    assert_eq!(said("well again"), 0);
+    receiver.rules.0.lock().unwrap().clear();
+    queue.clock.advance(HOUR);
+    receiver.words(8).await;
+    queue.waiting(0).await;
+    assert_eq!((said("WARN"), said("well again")), (3, 1));
+    assert_eq!(said("is taken now"), 2);
 }
 
 #[tokio::test]
@@ -482,7 +707,8 @@ async fn a_dead_receiver_is_not_flooded_when_it_comes_back() {
     for id in &ids {
         queue.cancel(*id).await;
     }
-    queue.waiting(31).await;
+    // The batch's own waits for theirs.
+    queue.waiting(30).await;
     let tries = |all: &[Message]| all.iter().map(|message| message.attempts).sum::<u32>();
     queue.until(|_, all| tries(all) >= 5).await;
     let first = tries(&queue.due_in(10 * KEPT).await);

@@ -1,11 +1,11 @@
 //! Garbage, floods and slow clients.
 
+use reelq::job::JobSpec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::rig::LIMIT;
 
 /// Every operation of the description, with an example in each path.
 async fn operations(server: &Server) -> Vec<(Method, String)> {
@@ -146,8 +146,11 @@ async fn clients_that_break_off_change_nothing() {
     assert_eq!(server.store.counts(None).await.unwrap().total(), 3);
 }
 
-/// Connections that are answered at once.
+/// The server's places for connections.
 const CONNECTIONS: usize = 512;
+
+/// Less than a request's head may take.
+const SOON: Duration = Duration::from_secs(20);
 
 /// Both ends of many connections are this process's.
 fn allow_many_files() {
@@ -171,32 +174,45 @@ fn head(stream: &TcpStream, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
 }
 
+/// Those who wait for a request make room; events and downloads go on.
 #[tokio::test]
-async fn many_connections_are_served_in_turn() {
+async fn idle_and_slow_clients_shut_nobody_out() {
     allow_many_files();
     let server = Server::start().await;
+    let content = vec![7; 16_000_000];
+    let id = server.done(&content).await;
+    let path = format!("/v1/videos/{id}/content");
+    let download = server.request(Method::GET, &path).send().await.unwrap();
+    let events = server.request(Method::GET, "/api/events?after=0");
+    let mut events = events.send().await.unwrap();
     let mut idle = Vec::new();
     for _ in 0..CONNECTIONS {
-        idle.push(connect(&server).await);
+        let mut stream = connect(&server).await;
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nX")
+            .await
+            .unwrap();
+        idle.push(stream);
     }
-    let mut further = connect(&server).await;
-    let asked = head(&further, "/healthz");
-    further.write_all(asked.as_bytes()).await.unwrap();
-    // Were there no limit, it would have its answer before what is asked later.
-    let mut answer = [0; 4_096];
     for _ in 0..20 {
-        let first = &mut idle[0];
-        let asked = asked.replace("Connection: close\r\n", "");
-        first.write_all(asked.as_bytes()).await.unwrap();
-        assert_ne!(first.read(&mut answer).await.unwrap(), 0);
-        let early = further.try_read(&mut answer).map_err(|error| error.kind());
-        assert_eq!(early, Err(std::io::ErrorKind::WouldBlock));
+        let mut newcomer = connect(&server).await;
+        let asked = head(&newcomer, "/healthz").replace("Connection: close\r\n", "");
+        newcomer.write_all(asked.as_bytes()).await.unwrap();
+        let mut answer = [0; 4_096];
+        let read = tokio::time::timeout(SOON, newcomer.read(&mut answer));
+        assert_ne!(read.await.unwrap().unwrap(), 0);
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        idle.push(newcomer);
     }
-    idle.pop();
+    assert_eq!(download.bytes().await.unwrap(), content);
+    let spec = JobSpec::new("p", "https://example.com/1.png");
+    let next = server.store.insert(&[spec]).await.unwrap().inserted[0];
+    server.happen(next, vec![Event::Cancelled]).await;
     let mut text = String::new();
-    let read = tokio::time::timeout(LIMIT, further.read_to_string(&mut text));
-    read.await.unwrap().unwrap();
-    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    while !text.contains("cancelled") {
+        let chunk = events.chunk().await.unwrap().expect("the stream ended");
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
 }
 
 #[tokio::test]
