@@ -13,6 +13,7 @@ mod kills;
 mod laws;
 mod life;
 mod machine;
+mod metrics;
 mod outages;
 mod power;
 mod producers;
