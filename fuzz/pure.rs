@@ -4,7 +4,7 @@
 pub mod gate;
 #[path = "../src/intake/mod.rs"]
 pub mod intake;
-#[path = "../src/job.rs"]
+#[path = "../src/job/mod.rs"]
 pub mod job;
 #[path = "../src/money.rs"]
 pub mod money;

@@ -13,8 +13,10 @@ mod form;
 mod guard;
 mod input;
 mod jobs;
+mod metrics;
 mod openapi;
 mod params;
+mod pause;
 mod places;
 mod status;
 mod videos;
@@ -218,13 +220,13 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/jobs/{id}/resolve", post(jobs::resolve))
         .route("/api/batches/{name}", get(status::batch))
         .route("/api/status", get(status::status))
-        .route("/api/pause", post(status::pause))
-        .route("/api/resume", post(status::resume))
+        .route("/api/pause", post(pause::pause))
+        .route("/api/resume", post(pause::resume))
         .route("/api/events", get(events::get))
         .route("/openapi.json", get(openapi::get))
         .route("/healthz", get(status::health))
         .route("/readyz", get(status::ready))
-        .route("/metrics", get(status::metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/", get(dashboard::get))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)

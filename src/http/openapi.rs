@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::App;
 use super::error::ok;
 use super::params::OPENAI_MODELS;
-use super::status::MAX_REASON;
+use super::pause::MAX_REASON;
 use crate::job::{
     MAX_METADATA, MAX_NAME, MAX_PROMPT, MAX_TIME, MAX_URL, Outcome, State as JobState,
 };

@@ -4,8 +4,9 @@
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 
+use super::aside::{set_aside, write_or_set_aside};
+use super::commit::Committed;
 use super::row::{self, COLUMNS};
-use super::work::{Committed, set_aside, write_or_set_aside};
 use super::{COUNTED, Store, StoreError, begin, spent_by};
 use crate::budget::{Scope, Spent};
 use crate::job::{Job, JobId, Millis};

@@ -3,14 +3,24 @@
 //! One connection writes, so that a foreign commit is told from our own by
 //! `PRAGMA data_version`; a few others read. `synchronous=FULL` holds on all.
 
-mod care;
+mod appointments;
+mod aside;
+mod backup;
 mod claim;
-mod front;
+mod commit;
+mod due;
+mod edit;
+mod facts;
+mod history;
 mod insert;
+mod ledger;
+mod list;
+mod log;
 mod outbox;
-mod read;
+mod prune;
 mod row;
-mod work;
+mod targets;
+mod videos;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,15 +32,18 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Row, Sqlite, Transaction};
 use tokio::sync::Mutex;
 
-pub use care::Pruned;
+pub use appointments::Bounds;
 pub use claim::{Admission, Claim, Claimed};
-pub use front::EventPage;
+pub use commit::Committed;
+pub use due::Moving;
+pub use edit::Edited;
+pub use facts::GateRow;
+pub use history::{Event, EventPage};
 pub use insert::{Added, Insertion, There};
+pub use ledger::{Cap, LedgerPlace, LedgerRow, Posts, SpendRow};
+pub use list::{Batch, Counts, Filter};
 pub use outbox::{Absorbed, Message};
-pub use read::{
-    Batch, Cap, Counts, Event, Filter, GateRow, LedgerPlace, LedgerRow, Posts, SpendRow,
-};
-pub use work::{Bounds, Committed, Edited, Moving};
+pub use prune::Pruned;
 
 /// SQLite's mark of a reelq database: "reel".
 const APPLICATION_ID: i64 = 0x7265_656c;

@@ -3,8 +3,8 @@
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::read::{Counts, Event};
 use super::row::{self, COLUMNS};
+use super::{Counts, Event};
 use super::{Store, StoreError, begin};
 use crate::job::{Job, Millis};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// A source file: its room, and its text without the tests that stand in it.
 struct Source {
     name: String,
-    /// `job` for `job.rs`, `store` for `store/work.rs`.
+    /// `step` for `step.rs`, `store` for `store/due.rs`.
     room: String,
     whole: String,
     code: String,

@@ -1,20 +1,10 @@
-//! What the HTTP interface asks that nobody else does.
+//! What the OpenAI-compatible interface lists.
 
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::{QueryBuilder, Sqlite};
 
-use super::read::Event;
 use super::row::{self, COLUMNS};
 use super::{Store, StoreError};
 use crate::job::{Job, JobId, Millis};
-
-/// A portion of the history of all jobs.
-#[derive(Clone, Debug, Default)]
-pub struct EventPage {
-    /// Each with its job's batch, oldest first.
-    pub events: Vec<(Event, String)>,
-    /// Everything up to this event was looked at.
-    pub end: i64,
-}
 
 impl Store {
     /// Jobs that are shown as videos, on one side of a job. Unreadable rows are
@@ -76,37 +66,5 @@ impl Store {
             .fetch_one(&self.readers)
             .await
             .map_err(|e| self.judge(e))
-    }
-
-    /// What happened after an event, of one batch or of all. Looks at no more
-    /// than `limit` events, so that one page costs the same in any batch.
-    pub async fn events_page(
-        &self,
-        after: i64,
-        batch: Option<&str>,
-        limit: u32,
-    ) -> Result<EventPage, StoreError> {
-        let rows = sqlx::query(
-            "SELECT e.id, e.job_id, e.at, e.event, e.state, e.detail, j.batch \
-             FROM events e JOIN jobs j ON j.id = e.job_id WHERE e.id > ? ORDER BY e.id LIMIT ?",
-        )
-        .bind(after)
-        .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(|e| self.judge(e))?;
-        let mut page = EventPage {
-            events: Vec::new(),
-            end: after,
-        };
-        for row in &rows {
-            let read = Event::read(row).and_then(|event| Ok((event, row.try_get(6)?)));
-            let (event, of): (Event, String) = read.map_err(|e| self.judge(e))?;
-            page.end = event.id;
-            if batch.is_none_or(|batch| batch == of) {
-                page.events.push((event, of));
-            }
-        }
-        Ok(page)
     }
 }
