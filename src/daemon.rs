@@ -20,7 +20,7 @@ use crate::job::{JobId, Millis};
 use crate::places;
 use crate::provider::Provider;
 use crate::signals::Signals;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::verdict::PostVerdict;
 use crate::{poller, scheduler, verdict};
 
@@ -30,11 +30,17 @@ const WATCH: Duration = Duration::from_millis(50);
 /// The pause after a commit that the disk or another process refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
+/// Another program's lock is worth a word when it lasts longer: a large insert takes a second.
+const USUAL_LOCK: Duration = Duration::from_secs(5);
+
 /// How long a stop goes on trying to commit answers that are already here.
 const LAST_COMMITS: Duration = Duration::from_secs(20);
 
+/// How long a turn waits for another program's lock: it comes again, and hears signals in between.
+pub const PATIENCE: Duration = Duration::from_millis(500);
+
 /// How long a stop waits for the commit of what costs nothing to do again.
-const FREE_COMMITS: Duration = Duration::from_secs(1);
+pub const FREE_COMMITS: Duration = Duration::from_millis(500);
 
 /// The longest sleep between two looks at the queue, in milliseconds.
 const LONGEST_SLEEP: Millis = 30_000;
@@ -384,12 +390,30 @@ impl Daemon {
             tokio::select! {
                 biased;
                 () = self.asked(&mut signals) => {
+                    self.last_words(&mut workers, reports).await;
                     tracing::warn!(posts = workers.posts.len(), "stopping at once; those requests stay unconfirmed");
                     return Ok(());
                 }
                 Some(ended) = workers.posts.join_next() => reports.extend(ended.ok()),
                 () = tokio::time::sleep(REFUSED_PAUSE) => {}
             }
+        }
+    }
+}
+
+impl Daemon {
+    /// Keeps the answers that are here already, or names what they accepted.
+    async fn last_words(&mut self, workers: &mut Workers, mut reports: Vec<Report>) {
+        while let Some(ended) = workers.posts.try_join_next() {
+            reports.extend(ended.ok());
+        }
+        self.engine.take(reports);
+        let settled = self.engine.settle(Vec::new(), self.clock.now());
+        if !matches!(
+            tokio::time::timeout(FREE_COMMITS, settled).await,
+            Ok(Ok(()))
+        ) {
+            self.engine.unsaved_tasks().for_each(say_accepted);
         }
     }
 }
@@ -413,6 +437,7 @@ fn accepted(report: &Report) -> Option<(JobId, &str)> {
 /// A commit or a look that the database refused for now: said once, tried again.
 #[derive(Default)]
 struct Trouble {
+    since: Option<Instant>,
     until: Option<Instant>,
     said: bool,
 }
@@ -422,7 +447,10 @@ impl Trouble {
         if !is_passing(&error) {
             return Err(error);
         }
-        if !self.said {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let is_lock = matches!(error, EngineError::Store(StoreError::Busy { .. }));
+        let is_usual = is_lock && since.elapsed() < USUAL_LOCK;
+        if !self.said && !is_usual {
             tracing::error!(%error, "waiting; nothing new is submitted until this is mended");
             self.said = true;
         }
@@ -442,6 +470,7 @@ impl Trouble {
         if std::mem::take(&mut self.said) {
             tracing::info!("the database takes commits again");
         }
+        self.since = None;
         self.until = None;
     }
 }

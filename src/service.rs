@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::{ApiKey, ConfigError, OnUnconfirmed, Settings};
-use crate::daemon::Daemon;
-use crate::downloader::Downloads;
+use crate::daemon::{self, Daemon};
+use crate::downloader::{CutLengths, Downloads};
 use crate::engine::{Engine, EngineError, Limits};
 use crate::job::{Millis, Size};
 use crate::places::Places;
@@ -88,6 +88,7 @@ pub async fn assemble(
         template: settings.download.name.clone(),
         timezone: timezone.clone(),
     };
+    store.set_patience(daemon::PATIENCE).await?;
     let engine = loop {
         let opened = async {
             store.resync_log().await?;
@@ -120,6 +121,7 @@ pub async fn assemble(
             max_bytes: settings.download.max_bytes,
             min_free_space: settings.download.min_free_space,
             sidecar: settings.download.sidecar,
+            cut_lengths: CutLengths::default(),
         }),
         clock,
         timezone,

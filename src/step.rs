@@ -313,6 +313,10 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
             detail = Some(reason);
         }
         (State::Downloading, Event::Placed { reason, target }) => {
+            if job.target.is_none() {
+                // Nothing was tried before.
+                next.faults = 0;
+            }
             next.target = Some(target);
             next.due_at = None;
             detail = Some(reason);
@@ -416,11 +420,12 @@ pub fn step(job: &Job, event: Event, now: Millis, policy: &Policy) -> Result<Tra
 
 /// The accepted task may still hold a video that nobody has.
 fn is_paid(job: &Job) -> bool {
-    job.task_id.is_some()
-        && job
-            .failure
-            .as_ref()
-            .is_none_or(|failure| failure.code != FailureCode::TaskFailed)
+    let has_failed = job
+        .failure
+        .as_ref()
+        .is_some_and(|failure| failure.code == FailureCode::TaskFailed);
+    // A path that a failed job keeps is that of a video on disk.
+    job.task_id.is_some() && (!has_failed || job.target.is_some())
 }
 
 fn generate(next: &mut Job, task_id: String, now: Millis, policy: &Policy) {

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::{Context, ExitStatus, Failure};
 use crate::config::{Listen, Settings};
-use crate::daemon::Ending;
+use crate::daemon::{Ending, FREE_COMMITS, PATIENCE};
 use crate::http::{self, Http};
 use crate::job::State;
 use crate::service::Service;
@@ -19,13 +19,13 @@ use crate::{lock, service};
 
 /// How long the HTTP interface and the webhooks have to end after the daemon.
 /// Each ends sooner by itself, unless the database is held by another program.
-const LAST_WORDS: Duration = Duration::from_secs(4);
+const LAST_WORDS: Duration = Duration::from_millis(3_500);
 
 // Where no POST is open, a stop takes five seconds at most.
 const _: () = assert!(
     http::LAST_ANSWERS.as_millis() < LAST_WORDS.as_millis()
         && webhook::LAST_TRIES.as_millis() < LAST_WORDS.as_millis()
-        && LAST_WORDS.as_millis() < 5_000
+        && PATIENCE.as_millis() + FREE_COMMITS.as_millis() + LAST_WORDS.as_millis() < 5_000
 );
 
 const AFTER_HELP: &str = "\

@@ -7,13 +7,14 @@
 mod place;
 mod saved;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use saved::saved;
 use url::Url;
 
-use crate::job::{Job, SavedFile};
+use crate::job::{Job, JobId, SavedFile};
 use crate::mp4::Movie;
 use crate::provider::Provider;
 use crate::sink::{Partial, Sink, SinkError};
@@ -32,6 +33,29 @@ pub struct Downloads {
     pub min_free_space: u64,
     /// Write a JSON file beside each video.
     pub sidecar: bool,
+    /// Of videos that may have been cut.
+    pub cut_lengths: CutLengths,
+}
+
+/// How long each video was that may have been cut, in bytes. A restart forgets it, at the price
+/// of one more transfer.
+#[derive(Debug, Default)]
+pub struct CutLengths(Mutex<HashMap<JobId, u64>>);
+
+impl CutLengths {
+    /// Keeps a length for the next time; true if it is not the one before. `None`: not cut.
+    fn differs(&self, job: JobId, length: Option<u64>) -> bool {
+        // Whole between any two calls on it.
+        let mut lengths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = lengths.remove(&job);
+        match length {
+            Some(length) if before != Some(length) => {
+                lengths.insert(job, length);
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Downloads {
@@ -79,7 +103,7 @@ enum Answer {
 /// Fetches the video of a job whose task is complete.
 pub async fn fetch(provider: &Provider, downloads: &Downloads, job: &Job) -> Fetched {
     let Some(target) = job.target.as_deref().map(PathBuf::from) else {
-        // The table forbids a downloading row without one.
+        // The engine gives each a place before it is fetched.
         return Fetched::Unusable {
             reason: "the row has no target".to_owned(),
         };

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use url::Url;
 
-use super::{Answer, Fetch, PATIENCE, failed_answer};
-use crate::provider::Opened;
+use super::{Answer, Fetch, failed_answer};
+use crate::provider::{Opened, unzipped};
 use crate::sink::{Origin, Resume, SinkError};
 use crate::verdict;
 
@@ -113,7 +113,7 @@ impl Fetch<'_> {
             match opened.chunk().await {
                 Ok(Some(chunk)) => head.extend_from_slice(&chunk),
                 Ok(None) => break,
-                Err(error) => return end(Answer::Interrupted(error.to_string())),
+                Err(error) => return end(Answer::Broken(error.to_string())),
             }
         }
         if head.get(4..8) != Some(b"ftyp") {
@@ -139,10 +139,11 @@ impl Fetch<'_> {
         while body.len() < MAX_WORDS {
             match opened.chunk().await {
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) => break,
-                Err(error) => return Begin::End(Answer::Interrupted(error.to_string())),
+                // What has come of it shows well enough that it is none.
+                Ok(None) | Err(_) => break,
             }
         }
+        let body = unzipped(body, MAX_WORDS);
         if let Some(json) = verdict::parse(&body)
             && let Some(link) = verdict::urls(&json).into_iter().next()
         {
@@ -236,18 +237,17 @@ impl Fetch<'_> {
     }
 
     /// A fragmented video may be cut between two fragments and look whole. Where
-    /// nobody said how long it is, a short one is fetched again, but in the end kept.
+    /// nobody said how long it is, a short one is believed when it comes again as it was.
     async fn seems_cut(&mut self) -> bool {
-        if self.job.faults >= PATIENCE {
-            return false;
-        }
         let asked = u64::from(self.job.spec.duration) * 1_000;
-        self.part.inspect().await.is_ok_and(|movie| {
+        let is_short = self.part.inspect().await.is_ok_and(|movie| {
             movie.open_ended
                 && movie
                     .duration_ms
                     .is_some_and(|is| is + CUT_TOLERANCE < asked)
-        })
+        });
+        let length = is_short.then(|| self.part.len());
+        self.downloads.cut_lengths.differs(self.job.id, length)
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::budget::Scope;
 use crate::gate::Pass;
-use crate::job::{Event, Job, JobId, Millis, State};
+use crate::job::{Event, JobId, Millis, State};
 use crate::step;
 use crate::store::{Admission, Claim};
 
@@ -15,6 +15,9 @@ const POLL_LOOKS: usize = 1_024;
 /// Videos that wait hold submissions back, for their links die; but only while
 /// downloads begin or end: for so long after the last one did.
 const BACKLOG_PATIENCE: Millis = 30_000;
+
+/// Videos for which one claim looks for a place, at most.
+const PLACINGS: usize = 64;
 
 /// A cap or a full disk is looked at again after so long.
 const HOLD_PAUSE: Millis = 5_000;
@@ -28,6 +31,7 @@ impl Engine {
         if !(self.unsaved.is_empty() && self.unjudged.is_empty()) {
             return Ok(Vec::new());
         }
+        self.place(around.now).await?;
         let backlog = self.claim_downloads(around.now).await?;
         self.claim_polls(around.now).await?;
         if around.submit {
@@ -48,17 +52,10 @@ impl Engine {
         let retries = self.fetching.values().filter(|retry| **retry).count();
         let mut retry_room = (self.limits.downloads.max(2) - 1).saturating_sub(retries);
         let in_hand: Vec<JobId> = self.fetching.keys().copied().collect();
-        let mut jobs = loop {
-            let due = self
-                .store
-                .due_downloads(now, free + 1, &in_hand, &self.endpoint)
-                .await?;
-            // Each has a place afterwards, or is due later.
-            match due.iter().all(|job| job.target.is_some()) {
-                true => break due,
-                false => self.place(due, now).await?,
-            }
-        };
+        let mut jobs = self
+            .store
+            .due_downloads(now, free + 1, &in_hand, &self.endpoint)
+            .await?;
         jobs.sort_by_key(|job| job.faults > 0);
         let mut taken = 0;
         let mut backlog = false;
@@ -80,21 +77,47 @@ impl Engine {
     }
 
     /// Gives videos a place that could have none when their tasks were completed.
-    async fn place(&mut self, due: Vec<Job>, now: Millis) -> Result<(), EngineError> {
-        for job in due.iter().filter(|job| job.target.is_none()) {
-            let event = match self.target_of(job, now).await? {
+    async fn place(&mut self, now: Millis) -> Result<(), EngineError> {
+        if !self.unplaced {
+            return Ok(());
+        }
+        let found = self.store.unplaced(now, PLACINGS, &self.endpoint).await?;
+        self.unplaced = !found.none;
+        if found.none && self.folder.take().is_some() {
+            tracing::info!("every video has a place to go again");
+        }
+        self.more_unplaced = found.due.len() == PLACINGS;
+        for job in found.due {
+            let event = match self.target_of(&job, now).await? {
                 Ok(target) => Event::Placed {
-                    reason: "its folder can be looked at".to_owned(),
+                    reason: "its folder can be read again".to_owned(),
                     target,
                 },
-                Err(reason) => Event::FetchInterrupted {
-                    reason,
-                    advanced: false,
-                },
+                Err(reason) => {
+                    self.has_no_place(&reason, now);
+                    Event::FetchInterrupted {
+                        reason,
+                        advanced: false,
+                    }
+                }
             };
-            self.judge(job, event, now);
+            self.judge(&job, event, now);
         }
         self.save(now).await
+    }
+
+    pub(super) fn has_no_place(&mut self, reason: &str, now: Millis) {
+        self.unplaced = true;
+        if self.folder.is_none() {
+            tracing::warn!(reason, "a video has no place to go");
+            self.folder = Some(Hold {
+                name: "folder",
+                message: reason.to_owned(),
+                since: now,
+                until: now,
+                stale: false,
+            });
+        }
     }
 
     async fn claim_polls(&mut self, now: Millis) -> Result<(), EngineError> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Engine, EngineError, Report};
 use crate::gate::{Cause, Fault};
 use crate::job::{Event, Job, Millis};
+use crate::sink::SinkError;
 use crate::step;
 use crate::verdict::{Fetched, PollVerdict, PostVerdict};
 
@@ -44,14 +45,32 @@ impl Engine {
             let target = match report {
                 Report::Polled(job, PollVerdict::Completed { .. }) => match &job.target {
                     Some(target) => Some(target.clone()),
-                    None => self.target_of(job, now).await?.ok(),
+                    None => match self.target_of(job, now).await? {
+                        Ok(target) => Some(target),
+                        Err(reason) => {
+                            self.has_no_place(&reason, now);
+                            None
+                        }
+                    },
                 },
                 Report::Polled(
                     job,
                     PollVerdict::Failed { .. }
                     | PollVerdict::Expired { .. }
                     | PollVerdict::NotFound { .. },
-                ) => self.saved_before(job).await,
+                ) => match self.saved_before(job).await {
+                    Ok(target) => target,
+                    // As long as nobody can look, the poll has taught nothing.
+                    Err(error) => {
+                        tracing::warn!(job = job.id, %error, "its video cannot be looked for");
+                        let (id, at) = (job.id, self.limits.policy.next_poll(job, now));
+                        self.polling.remove(&id);
+                        self.poll_trial.take_if(|trial| *trial == id);
+                        self.schedule.set(id, at);
+                        self.unjudged.pop_front();
+                        continue;
+                    }
+                },
                 Report::Fetched(job, Fetched::Displaced { .. }) => {
                     self.target_of(job, now).await?.ok()
                 }
@@ -236,15 +255,12 @@ impl Engine {
     }
 
     /// The path of a video that was on disk before its job was cancelled and taken up again.
-    async fn saved_before(&self, job: &Job) -> Option<String> {
-        let target = job.target.as_deref()?;
-        match self.places.sink.is_finished(Path::new(target)).await {
-            Ok(finished) => finished.then(|| target.to_owned()),
-            Err(error) => {
-                tracing::warn!(job = job.id, %error, "its video cannot be looked for");
-                None
-            }
-        }
+    async fn saved_before(&self, job: &Job) -> Result<Option<String>, SinkError> {
+        let Some(target) = job.target.as_deref() else {
+            return Ok(None);
+        };
+        let finished = self.places.sink.is_finished(Path::new(target)).await?;
+        Ok(finished.then(|| target.to_owned()))
     }
 
     /// The path that a job's video gets: free on disk and reserved by no other
@@ -264,7 +280,6 @@ impl Engine {
             let path = match self.places.reserve(job, &taken, now) {
                 Ok(path) => path,
                 Err(error) => {
-                    tracing::warn!(job = job.id, %error, "no place for its video yet");
                     return Ok(Err(format!("no place for the video yet: {error}")));
                 }
             };

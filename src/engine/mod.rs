@@ -149,6 +149,12 @@ pub struct Engine {
     paused: bool,
     /// The last claim ended before it had looked at everything.
     more_due: bool,
+    /// Some video may have no place to go.
+    unplaced: bool,
+    /// More of them than were looked at.
+    more_unplaced: bool,
+    /// Why, and since when.
+    folder: Option<Hold>,
     hold: Option<Hold>,
     /// What could not be done at once because the store failed.
     unstarted: Vec<Act>,
@@ -189,6 +195,9 @@ impl Engine {
             starts: store.recent_starts(now - MINUTE, now).await?.into(),
             paused: false,
             more_due: false,
+            unplaced: true,
+            more_unplaced: false,
+            folder: None,
             hold: None,
             unstarted: Vec::new(),
             unjudged: VecDeque::new(),
@@ -304,7 +313,7 @@ impl Engine {
             *start += delta;
         }
         self.download_news += delta;
-        if let Some(hold) = &mut self.hold {
+        for hold in self.hold.iter_mut().chain(&mut self.folder) {
             hold.since += delta;
             hold.until += delta;
         }
@@ -329,7 +338,7 @@ impl Engine {
             _ if self.free_polls(now) > 0 => self.schedule.next().map(|at| at.max(now + 1)),
             _ => self.schedule.next(),
         });
-        if self.more_due {
+        if self.more_due || self.more_unplaced {
             wakes.push(Some(now + 1));
         }
         if self.rate_left(now) == 0 {

@@ -29,13 +29,21 @@ impl Engine {
                 });
             }
         }
-        if let Some(hold) = &self.hold {
+        for hold in self.hold.iter().chain(&self.folder) {
             rows.push(GateRow {
                 name: hold.name.to_owned(),
                 since: hold.since,
                 until: None,
-                detail: json!({ "cause": hold.name, "message": hold.message, "advice": "" })
-                    .to_string(),
+                detail: json!({
+                    "cause": hold.name,
+                    "message": hold.message,
+                    "advice": match hold.name {
+                        "folder" => "check the owner, the mode and the disk of that folder; \
+                                     each job's note names its own",
+                        _ => "",
+                    },
+                })
+                .to_string(),
             });
         }
         if self.foreign > 0 {

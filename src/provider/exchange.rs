@@ -1,9 +1,13 @@
 //! One request and its whole answer.
 
-use crate::job::Millis;
-use crate::verdict::{Answer, Reply};
+use std::io::Read;
+
+use flate2::read::MultiGzDecoder;
 use reqwest::RequestBuilder;
 use reqwest::header::HeaderMap;
+
+use crate::job::Millis;
+use crate::verdict::{Answer, Reply};
 
 /// The most that is read of an answer that is not a video, in bytes.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
@@ -54,7 +58,25 @@ pub(super) async fn exchange(request: RequestBuilder) -> Reply {
             }
         }
     }
+    answer.body = unzipped(answer.body, MAX_ANSWER);
     Reply::Answer(answer)
+}
+
+/// Some gateways compress unasked, and some say that they do and do not: the bytes decide. What
+/// cannot be unpacked, or not to at most so many bytes, stays as it is.
+pub(crate) fn unzipped(body: Vec<u8>, most: usize) -> Vec<u8> {
+    if !body.starts_with(&[0x1f, 0x8b]) {
+        return body;
+    }
+    let mut plain = Vec::new();
+    let limit = most as u64 + 1;
+    match MultiGzDecoder::new(body.as_slice())
+        .take(limit)
+        .read_to_end(&mut plain)
+    {
+        Ok(length) if length <= most => plain,
+        _ => body,
+    }
 }
 
 /// The causes of an error in one line, without the address, which may be signed.
@@ -105,6 +127,10 @@ fn request_ids(headers: &HeaderMap) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
     use reqwest::header::HeaderValue;
 
     use super::*;
@@ -126,5 +152,25 @@ mod tests {
         let before = ("retry-after", "Wed, 25 Nov 2026 03:49:00 GMT");
         assert_eq!(asked(&[now, before]), None);
         assert_eq!(asked(&[now, ("retry-after", "soon")]), None);
+    }
+
+    #[test]
+    fn an_answer_is_unpacked_if_it_is_packed() {
+        let pack = |bytes: &[u8]| {
+            let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+            packer.write_all(bytes).unwrap();
+            packer.finish().unwrap()
+        };
+        let packed = pack(b"{}");
+        assert_eq!(unzipped(packed.clone(), 2), b"{}");
+        assert_eq!(unzipped(b"{}".to_vec(), 2), b"{}");
+        // Too long, cut, or no gzip after all: as it came.
+        for odd in [pack(b"abc"), packed[..12].to_vec(), b"\x1f\x8bodd".to_vec()] {
+            assert_eq!(unzipped(odd.clone(), 2), odd);
+        }
+        assert_eq!(
+            unzipped(pack(&[b' '; 1 << 20]), 9).len(),
+            pack(&[b' '; 1 << 20]).len()
+        );
     }
 }

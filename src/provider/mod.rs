@@ -12,8 +12,8 @@ mod hosts;
 use crate::config::is_loopback;
 use crate::job::JobSpec;
 use crate::verdict::Reply;
-pub(crate) use exchange::chain;
 use exchange::exchange;
+pub(crate) use exchange::{chain, unzipped};
 pub use fetch::{FetchError, Opened};
 pub(crate) use hosts::{OuterResolver, is_outer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -107,9 +107,7 @@ impl Provider {
             .build()
             .map_err(setup)?;
         let loopback = is_loopback(&endpoint.base_url);
-        // A video is stored as it is sent.
         let fetching = builder(CONNECT_TIMEOUT)
-            .no_gzip()
             .dns_resolver(Arc::new(OuterResolver { loopback }))
             .build()
             .map_err(setup)?;

@@ -96,12 +96,14 @@ async fn something_due(conn: &mut SqliteConnection, claim: &Claim) -> Result<boo
     Ok(due && tasks(conn, &claim.endpoint).await? < i64::from(claim.max_tasks))
 }
 
-/// Tasks that are at the provider, or may be in a moment. Those of another base
-/// URL or key take no room.
+/// Tasks that are at the provider, or may be in a moment, and videos that have no place
+/// to go: no more is paid for than that many of them. Those of another base URL or key take
+/// no room.
 async fn tasks(conn: &mut SqliteConnection, endpoint: &str) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT (SELECT count(*) FROM jobs WHERE state = 'submitting') \
-         + (SELECT count(*) FROM jobs WHERE state = 'generating' AND endpoint = ?)",
+         + (SELECT count(*) FROM jobs WHERE state = 'generating' AND endpoint = ?1) \
+         + (SELECT count(*) FROM jobs WHERE state = 'downloading' AND target IS NULL AND endpoint = ?1)",
     )
     .bind(endpoint)
     .fetch_one(conn)

@@ -16,6 +16,15 @@ pub struct Moving {
     pub under_way: bool,
 }
 
+/// Videos that have no place to go.
+#[derive(Debug)]
+pub struct Unplaced {
+    /// There are none, due or not.
+    pub none: bool,
+    /// Those for which one is to be looked for now.
+    pub due: Vec<Job>,
+}
+
 impl Store {
     /// The ids of every job in a state, oldest first. For the states that hold few.
     pub async fn ids_in(&self, state: State) -> Result<Vec<JobId>, StoreError> {
@@ -98,7 +107,7 @@ impl Store {
             let wanted = (limit + in_hand.len()).saturating_sub(ids.len());
             let sql = format!(
                 "SELECT id FROM jobs WHERE state = 'downloading' AND {due} AND endpoint = ?3 \
-                 ORDER BY due_at LIMIT ?2"
+                 AND target IS NOT NULL ORDER BY due_at LIMIT ?2"
             );
             let mut writer = self.writer.lock().await;
             let found: Vec<JobId> = sqlx::query_scalar(AssertSqlSafe(sql))
@@ -116,6 +125,36 @@ impl Store {
             .take(limit)
             .collect();
         self.load(&ids, State::Downloading).await
+    }
+
+    /// Videos that have no place to go, those first that are due; and which of them are.
+    pub async fn unplaced(
+        &self,
+        now: Millis,
+        limit: usize,
+        endpoint: &str,
+    ) -> Result<Unplaced, StoreError> {
+        let sql = "SELECT id, due_at IS NULL OR due_at <= ?1 FROM jobs \
+                   WHERE state = 'downloading' AND target IS NULL AND endpoint = ?2 \
+                   ORDER BY due_at LIMIT ?3";
+        let mut writer = self.writer.lock().await;
+        let found: Vec<(JobId, bool)> = sqlx::query_as(sql)
+            .bind(now)
+            .bind(endpoint)
+            .bind(limit as i64)
+            .fetch_all(&mut *writer)
+            .await
+            .map_err(|e| self.judge(e))?;
+        drop(writer);
+        let due: Vec<JobId> = found
+            .iter()
+            .filter(|(_, due)| *due)
+            .map(|(id, _)| *id)
+            .collect();
+        Ok(Unplaced {
+            none: found.is_empty(),
+            due: self.load(&due, State::Downloading).await?,
+        })
     }
 
     /// The earliest time after `now` at which a waiting job or a download becomes due.

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{BUSY_TIMEOUT, NOT_WRITABLE, Store, StoreError, begin};
+use super::{BUSY_TIMEOUT, NOT_WRITABLE, Store, StoreError, begin, wait_for_locks};
 
 impl Store {
     /// Where the log is: beside the real file, whatever links lead to it.
@@ -59,17 +59,13 @@ impl Store {
     /// [`StoreError::Unusable`] where it may not.
     pub async fn try_writing(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        let patience = |wait: Duration| {
-            let pragma = format!("PRAGMA busy_timeout = {}", wait.as_millis());
-            sqlx::query(sqlx::AssertSqlSafe(pragma))
-        };
         let result = async {
-            patience(Duration::ZERO).execute(&mut *writer).await?;
+            wait_for_locks(&mut writer, Duration::ZERO).await?;
             // A BEGIN IMMEDIATE only reads where the file cannot be written; this statement fails.
             let tried = sqlx::query("DELETE FROM facts WHERE false")
                 .execute(&mut *writer)
                 .await;
-            patience(BUSY_TIMEOUT).execute(&mut *writer).await?;
+            wait_for_locks(&mut writer, BUSY_TIMEOUT).await?;
             tried
         };
         match result.await.map_err(|e| self.judge(e)) {

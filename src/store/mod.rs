@@ -29,13 +29,13 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{Connection, Row, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Connection, Row, Sqlite, Transaction};
 use tokio::sync::Mutex;
 
 pub use appointments::Bounds;
 pub use claim::{Admission, Claim, Claimed};
 pub use commit::Committed;
-pub use due::Moving;
+pub use due::{Moving, Unplaced};
 pub use edit::Edited;
 pub use facts::GateRow;
 pub use history::{Event, EventPage};
@@ -148,6 +148,18 @@ pub struct Store {
 }
 
 impl Store {
+    /// How long a write waits for another program's lock from now on: a second or so is enough for
+    /// who tries again by itself, and has to hear signals in between.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn set_patience(&self, wait: Duration) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        wait_for_locks(&mut writer, wait)
+            .await
+            .map_err(|e| self.judge(e))
+    }
+
     /// Opens the queue and brings its tables up to date.
     ///
     /// # Errors
@@ -300,6 +312,13 @@ async fn recognise(look: SqliteConnectOptions) -> Result<Result<(), String>, sql
                 .to_owned(),
         )
     })
+}
+
+/// How long a connection waits for another program's lock before it says `Busy`.
+async fn wait_for_locks(conn: &mut SqliteConnection, wait: Duration) -> Result<(), sqlx::Error> {
+    let pragma = format!("PRAGMA busy_timeout = {}", wait.as_millis());
+    sqlx::query(AssertSqlSafe(pragma)).execute(conn).await?;
+    Ok(())
 }
 
 fn is_read_only(error: &sqlx::Error) -> bool {

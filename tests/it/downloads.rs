@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reelq::downloader::{self, Downloads};
+use reelq::downloader::{self, CutLengths, Downloads};
 use reelq::job::{Event, FailureCode, Job, Millis, State};
 use reelq::provider::{Endpoint, Provider as Client};
 use reelq::sink::Sink;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::film::{Layout, film};
 use crate::provider::{
-    Answer, Body, End, Framing, KEY, Provider, Script, film_answer, html, status,
+    Answer, Body, End, Framing, KEY, Provider, Script, film_answer, html, json, status,
 };
 use crate::rig::{files_below, folder, nobody};
 use crate::world::{MINUTE, NEW_YEAR, job_in};
@@ -72,6 +72,7 @@ impl Desk {
             max_bytes: 1 << 30,
             min_free_space: 0,
             sidecar: false,
+            cut_lengths: CutLengths::default(),
         };
         Desk {
             dir,
@@ -315,6 +316,54 @@ async fn a_video_that_breaks_off_each_time_is_given_up_in_the_end() {
     assert!(desk.now - begin >= 60 * MINUTE, "{:?}", desk.job);
     let failure = desk.job.failure.as_ref().unwrap();
     assert_eq!(failure.code, FailureCode::VideoUnavailable);
+}
+
+/// Where each top-level box ends.
+fn box_ends(film: &[u8]) -> Vec<usize> {
+    let mut ends = vec![0];
+    while let Some(size) = film
+        .get(ends[ends.len() - 1]..)
+        .and_then(|rest| rest.first_chunk())
+    {
+        ends.push(ends[ends.len() - 1] + u32::from_be_bytes(*size) as usize);
+    }
+    ends
+}
+
+/// It may lack its last fragment; where it comes again as it was, that is all there is of it.
+#[tokio::test]
+async fn a_short_video_of_open_end_is_believed_the_second_time() {
+    let film = film(Layout::OpenEnded, "a", 6, LENGTH);
+    let ends = box_ends(&film);
+    // Before the last fragment, and before the one before that: each is a `moof` and an `mdat`.
+    let (short, shorter) = (ends[ends.len() - 3], ends[ends.len() - 5]);
+    for faults in [0, 9] {
+        let mut desk = Desk::new(vec![], vec![html(404)]);
+        desk.job.video_urls = vec![format!("{}/x/a/v", desk.provider.base)];
+        let part = |length| {
+            film_answer()
+                .framed(Framing::Chunked)
+                .body(Body::FilmAtMost(length))
+        };
+        let mut script = Script {
+            content: vec![html(404)],
+            ..Script::kind(film.clone())
+        };
+        let links = [shorter, short, short].map(part).to_vec();
+        script.files.insert("v".to_owned(), links);
+        let link = &desk.job.video_urls[0];
+        let told = format!(r#"{{"status":"completed","video_url":"{link}"}}"#);
+        script.poll = vec![json(200, &told)];
+        desk.provider.script("a", script);
+        desk.job.faults = faults;
+        for _ in 0..2 {
+            desk.turn().await;
+            assert_eq!(desk.job.state, State::Downloading, "{:?}", desk.job);
+        }
+        desk.turn().await;
+        assert_eq!(desk.job.state, State::Done, "{:?}", desk.job);
+        assert_eq!(desk.job.file.as_ref().unwrap().bytes, short as u64);
+    }
 }
 
 #[tokio::test]

@@ -113,7 +113,9 @@ fn buys(bought: Bought, event: &Event, to: State, policy: &Policy) -> Result<Bou
             Bought::Nothing | Bought::Lost => Bought::Nothing,
             _ => return fault("a retry that pays again"),
         },
-        Event::Retried if bought != Bought::Task => return fault("a retry that asks nobody"),
+        // A failed task may have left a video at the path that the job keeps.
+        Event::Retried if matches!(bought, Bought::Task | Bought::Lost) => Bought::Task,
+        Event::Retried => return fault("a retry that asks nobody"),
         _ => bought,
     })
 }

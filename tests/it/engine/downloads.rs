@@ -1,7 +1,9 @@
 //! Downloads: their turn, their place, and what is left of them.
 
 use super::*;
-use crate::world::saved_file;
+use reelq::job::{Failure, SavedFile};
+
+use crate::world::{job_in, saved_file};
 
 #[tokio::test]
 async fn downloads_go_before_submissions() {
@@ -88,6 +90,76 @@ async fn a_finished_task_without_a_place_outlives_its_deadline() {
     let job = fetches(&mut desk).await.remove(0);
     let target = job.target.unwrap();
     assert!(std::path::Path::new(&target).starts_with(desk.videos()));
+}
+
+/// What cannot be stored is not bought without end, and what was bought is stored later.
+#[tokio::test]
+async fn videos_without_a_place_count_as_tasks() {
+    const JOBS: usize = 200;
+    let mut desk = Desk::new(Limits {
+        rate_per_minute: 10_000,
+        ..limits()
+    })
+    .await;
+    desk.add(JOBS).await;
+    put(&desk.videos(), b"where a folder should be");
+    let count = async |desk: &mut Desk, which: &str| -> i64 {
+        let sql = format!("SELECT count(*) FROM jobs WHERE {which}");
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .fetch_one(&mut desk.raw)
+            .await
+            .unwrap()
+    };
+    let mut healed = false;
+    for _ in 0..600 {
+        for act in desk.claim().await {
+            let report = match act {
+                Act::Post { job, .. } => accepted(*job),
+                Act::Poll(job) => completed(*job),
+                Act::Fetch(job) => {
+                    assert!(healed, "fetched into nowhere");
+                    let file = SavedFile {
+                        path: job.target.clone().unwrap(),
+                        ..saved_file()
+                    };
+                    Report::Fetched(job, Fetched::Saved { file, note: None })
+                }
+                Act::Probe => Report::Probed(Ok(())),
+            };
+            desk.settle(vec![report]).await;
+        }
+        desk.now += SECOND;
+        let bought = count(&mut desk, "state <> 'pending'").await;
+        if !healed && count(&mut desk, "state = 'downloading'").await == bought && bought > 0 {
+            assert_eq!(bought, i64::from(desk.limits.max_in_flight));
+            let gates = desk.store.gates().await.unwrap();
+            assert!(gates.iter().any(|gate| gate.name == "folder"), "{gates:?}");
+            std::fs::remove_file(desk.videos()).unwrap();
+            healed = true;
+        }
+    }
+    assert_eq!(count(&mut desk, "state = 'done'").await, JOBS as i64);
+    assert!(desk.store.gates().await.unwrap().is_empty());
+}
+
+/// A path that a failed job keeps is that of a video on disk: it is paid for.
+#[tokio::test]
+async fn what_lies_on_disk_is_not_paid_for_again() {
+    let policy = Policy::default();
+    for (target, state) in [
+        (Some("/videos/1.mp4".to_owned()), State::Generating),
+        (None, State::Pending),
+    ] {
+        let mut job = job_in(State::Failed);
+        job.task_id = Some("t".to_owned());
+        job.failure = Some(Failure {
+            code: FailureCode::TaskFailed,
+            message: "no".to_owned(),
+        });
+        job.target = target;
+        let retried = step::step(&job, Event::Retried, NEW_YEAR, &policy).unwrap();
+        assert_eq!(retried.job.state, state);
+    }
 }
 
 /// A job that was cancelled while its video came in: the file is there all the same.

@@ -31,6 +31,31 @@ async fn a_stop_waits_for_a_post() {
     check_all_done(&rig).await;
 }
 
+/// What a poll brought costs nothing to ask again: no other program's lock is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_no_lock_where_nothing_paid_is_owed() {
+    let mut rig = Rig::new();
+    let job = Script::kind(film(Layout::MoovFirst, "one", 6, 3_000));
+    rig.add(vec![("one".to_owned(), job)]).await;
+    let daemon = rig.start();
+    rig.until_jobs("generating", 1).await;
+    let mut other = connect(&rig.database()).await;
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    rig.until("a poll", async || {
+        rig.provider.count(Kind::Poll, Some("one")) > 0
+    })
+    .await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    sqlx::Connection::close(other).await.unwrap();
+    rig.run_until_idle().await;
+    check_all_done(&rig).await;
+}
+
 /// A stop begins nothing new, whatever is ready with it.
 #[tokio::test]
 async fn a_stop_goes_before_new_work() {
