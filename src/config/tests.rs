@@ -1,10 +1,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use jiff::tz::TimeZone;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
-
-use jiff::tz::TimeZone;
 
 use super::*;
 use crate::money::Money;

@@ -11,7 +11,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use saved::saved;
 use url::Url;
 
 use crate::job::{Job, JobId, SavedFile};
@@ -19,6 +18,7 @@ use crate::mp4::Movie;
 use crate::provider::Provider;
 use crate::sink::{Partial, Sink, SinkError};
 use crate::verdict::{self, Fetched, PollVerdict};
+use saved::saved;
 
 /// Interrupted tries after which a partial file no longer keeps other places out.
 const PATIENCE: u32 = 3;

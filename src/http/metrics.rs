@@ -1,16 +1,18 @@
 //! `GET /metrics`, for Prometheus.
 
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::IntoResponse;
+
 use super::App;
 use super::error::ApiResult;
 use crate::job::{Millis, Outcome};
 use crate::money::Money;
 use crate::store::Posts;
 use crate::view::Held;
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::IntoResponse;
-use std::fmt::Write as _;
-use std::sync::Arc;
 
 const OPEN_METRICS: &str = "application/openmetrics-text";
 

@@ -1,14 +1,16 @@
 //! `POST /api/pause` and `/api/resume`.
 
-use super::App;
-use super::error::{ApiError, ApiResult, ok};
-use super::input::{command, surplus, value};
-use crate::view::{self};
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use serde_json::json;
-use std::sync::Arc;
+
+use super::App;
+use super::error::{ApiError, ApiResult, ok};
+use super::input::{command, surplus, value};
+use crate::view;
 
 /// The longest reason of a pause, in bytes.
 pub(super) const MAX_REASON: usize = 1_000;

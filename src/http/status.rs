@@ -1,18 +1,20 @@
 //! The state of the whole queue: counts, batches, gates; whether it is well.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
 use super::App;
 use super::error::{ApiError, ApiResult, ok};
 use super::input::{PathName, beginning};
 use crate::places::day_start;
 use crate::store::{Batch, Posts, StoreError};
 use crate::view::{self, Status};
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::Instant;
 
 /// Batches in an answer, the newest first.
 const BATCHES: usize = 100;

@@ -1,8 +1,9 @@
 //! What can happen to a job.
 
+use serde::Serialize;
+
 use super::{Millis, SavedFile};
 use crate::money::Money;
-use serde::Serialize;
 
 /// What is kept of an answer, for the person who has to judge it later.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

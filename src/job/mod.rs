@@ -6,9 +6,10 @@ mod event;
 mod spec;
 mod state;
 
+use serde::Serialize;
+
 use crate::money::Money;
 pub use event::{Event, Evidence};
-use serde::Serialize;
 pub use spec::{
     DEFAULT_BATCH, DEFAULT_DURATION, DURATIONS, FieldFault, JobSpec, MAX_METADATA, MAX_NAME,
     MAX_PROMPT, MAX_TIME, MAX_URL, Size,

@@ -1,11 +1,13 @@
 //! What is asked for, and the rules that it has to keep.
 
-use super::Millis;
-use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::Millis;
 
 /// The shortest and the longest clip that the provider makes, in seconds.
 pub const DURATIONS: std::ops::RangeInclusive<u32> = 1..=15;

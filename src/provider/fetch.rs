@@ -1,17 +1,19 @@
 //! A video's bytes: where they may come from, and how fast they have to.
 
-use super::exchange::chain;
-use super::hosts::is_outer;
-use super::{CONNECT_TIMEOUT, KEY_MARK, PLAIN, Provider};
-use crate::config::is_loopback;
+use std::net::IpAddr;
+use std::time::Duration;
+
 use bytes::Bytes;
 use reqwest::Response;
 use reqwest::header::{self, HeaderMap};
 use secrecy::ExposeSecret;
-use std::net::IpAddr;
-use std::time::Duration;
 use tokio::time::Instant;
 use url::{Host, Url};
+
+use super::exchange::chain;
+use super::hosts::is_outer;
+use super::{CONNECT_TIMEOUT, KEY_MARK, PLAIN, Provider};
+use crate::config::is_loopback;
 
 /// Bytes a second: a body that comes more slowly would take days and keep
 /// others from being fetched all that time.

@@ -9,6 +9,16 @@ mod exchange;
 mod fetch;
 mod hosts;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{self, HeaderValue};
+use reqwest::{Client, RequestBuilder, redirect};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use url::Url;
+
 use crate::config::is_loopback;
 use crate::job::JobSpec;
 use crate::verdict::Reply;
@@ -16,14 +26,6 @@ use exchange::exchange;
 pub(crate) use exchange::{chain, unzipped};
 pub use fetch::{FetchError, Opened};
 pub(crate) use hosts::{OuterResolver, is_outer};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::{self, HeaderValue};
-use reqwest::{Client, RequestBuilder, redirect};
-use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
-use std::sync::Arc;
-use std::time::Duration;
-use url::Url;
 
 /// How long a connection may take to be made, at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
