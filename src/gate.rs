@@ -92,7 +92,7 @@ impl Cause {
     }
 
     /// It costs nothing to see whether it is mended.
-    const fn has_free_probe(self) -> bool {
+    const fn may_be_asked_at_once(self) -> bool {
         !matches!(self, Cause::Unclear | Cause::RateLimited)
     }
 
@@ -132,7 +132,7 @@ pub struct Closed {
     pub tries: u32,
     /// A free request has answered well since the last pause.
     pub probed: bool,
-    /// Free requests that failed since the last POST, with an answer or on the way to one.
+    /// Free requests that failed since the last POST although there was a connection.
     #[serde(default)]
     pub probes_failed: u32,
     /// POSTs that were tried since it closed although the free requests had failed.
@@ -199,7 +199,7 @@ impl Gate {
             // A trial has to be earned anew: a crash may have followed the last one.
             closed.probed = false;
             closed.probes_failed = 0;
-            if closed.cause.has_free_probe() {
+            if closed.cause.may_be_asked_at_once() {
                 // People start reelq again when they have mended something.
                 closed.until = now;
                 closed.tries = 1;

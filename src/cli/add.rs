@@ -327,8 +327,8 @@ fn joined<T>(result: Result<Result<T, Failure>, tokio::task::JoinError>) -> Resu
     }
 }
 
-/// Reads on one thread, writes on another. The transaction begins with the first
-/// portion and ends with the reading, or with the first bad line.
+/// Reads on one thread, writes on another, in one transaction: it ends with the reading, or
+/// with the first bad line.
 async fn insert(store: &Store, plan: Arc<Plan>, args: &Args) -> Result<Added, Failure> {
     let (sender, mut receiver) = mpsc::channel(WAITING);
     let mut reading = tokio::task::spawn_blocking(move || plan.read(sender));

@@ -157,7 +157,7 @@ pub async fn fetch(provider: &Provider, downloads: &Downloads, job: &Job) -> Fet
         unreachable,
         ..
     } = fetch;
-    // A failed job keeps its partial file for a retry: one with nothing in it would only lie about.
+    // A failed job keeps its partial file for a retry; an empty one is of no use to it.
     let is_empty = part.is_empty();
     drop(part);
     if is_empty && let Err(error) = downloads.sink.discard(&target).await {

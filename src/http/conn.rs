@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::HttpError;
-use super::places::{Answering, Place, Places};
+use super::slots::{Answering, Slot, Slots};
 use crate::config::Listen;
 
 /// For a request's head, and between two requests of one connection.
@@ -122,7 +122,7 @@ async fn clear(path: &Path) -> io::Result<()> {
 pub(super) async fn accept(
     listener: Listener,
     router: Router,
-    places: &Arc<Places>,
+    slots: &Arc<Slots>,
     stop: impl Future<Output = ()>,
     closing: watch::Sender<bool>,
 ) {
@@ -139,7 +139,7 @@ pub(super) async fn accept(
                 // Further ones wait in the kernel's queue.
                 let place = tokio::select! {
                     () = &mut stop => break,
-                    place = places.take() => place,
+                    place = slots.take() => place,
                 };
                 connections.spawn(answer(wire, router.clone(), place, closing.subscribe()));
             }
@@ -162,7 +162,7 @@ pub(super) async fn accept(
     let _ = timeout(LAST_ANSWERS, all).await;
 }
 
-async fn answer(wire: Wire, router: Router, place: Arc<Place>, mut closing: watch::Receiver<bool>) {
+async fn answer(wire: Wire, router: Router, place: Arc<Slot>, mut closing: watch::Receiver<bool>) {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -239,7 +239,7 @@ type Wire = Pin<Box<dyn Duplex>>;
 /// A connection that tells its place when all that was written has left.
 struct Stream {
     wire: Wire,
-    place: Arc<Place>,
+    place: Arc<Slot>,
 }
 
 impl AsyncRead for Stream {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     impl Server {
-        async fn start(places: usize) -> Server {
+        async fn start(slots: usize) -> Server {
             let (parts, coming) = mpsc::unbounded_channel::<&str>();
             let coming = Arc::new(Mutex::new(coming));
             let stream = move || async move {
@@ -409,7 +409,7 @@ mod tests {
             tokio::spawn(async move {
                 let stop = async { drop(stopped.await) };
                 let closing = watch::Sender::new(false);
-                accept(listener, router, &Places::new(places), stop, closing).await;
+                accept(listener, router, &Slots::new(slots), stop, closing).await;
             });
             Server {
                 address,

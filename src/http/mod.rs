@@ -17,7 +17,7 @@ mod metrics;
 mod openapi;
 mod params;
 mod pause;
-mod places;
+mod slots;
 mod status;
 mod videos;
 
@@ -43,7 +43,7 @@ pub use conn::LAST_ANSWERS;
 use conn::Listener;
 use error::ApiError;
 use guard::Door;
-use places::Places;
+use slots::Slots;
 
 /// Connections at once.
 const CONNECTIONS: usize = 512;
@@ -150,8 +150,8 @@ pub async fn serve(
         shown: Mutex::new(None),
     });
     let reporter = tokio::spawn(report(Arc::clone(&app), news));
-    let places = Places::new(CONNECTIONS);
-    conn::accept(bound.0, router(app), &places, stop, closing).await;
+    let slots = Slots::new(CONNECTIONS);
+    conn::accept(bound.0, router(app), &slots, stop, closing).await;
     reporter.abort();
     Ok(())
 }

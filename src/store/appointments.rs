@@ -48,8 +48,8 @@ impl Store {
         result.await.map_err(|e| self.judge(e))
     }
 
-    /// After a start, when the clock may have been set back: no appointment lies
-    /// further ahead than reelq ever makes one. And a download that has to ask
+    /// After a start, when the clock may have been set back: no appointment lies further ahead
+    /// than a back-off may, so that none is a day late; to look sooner costs nothing. And a download that has to ask
     /// its task anew does not ask sooner than a poll would.
     pub async fn clamp_appointments(&self, bounds: &Bounds) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;

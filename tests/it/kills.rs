@@ -19,7 +19,7 @@ use crate::world::Rng;
 
 /// Lives at once. Most of a life is waiting for the first poll.
 fn at_once() -> usize {
-    12 * std::thread::available_parallelism().map_or(1, usize::from)
+    (12 * std::thread::available_parallelism().map_or(1, usize::from)).min(48)
 }
 
 /// Three jobs whose films take different ways.

@@ -1,4 +1,4 @@
-//! Places for connections: how many there are, and who makes room where all are
+//! Slots for connections: how many there are, and who makes room where all are
 //! taken.
 
 use std::collections::HashMap;
@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// All places, free and taken.
-pub(super) struct Places {
+/// All slots, free and taken.
+pub(super) struct Slots {
     free: Arc<Semaphore>,
     taken: Mutex<Taken>,
     /// A connection began to wait for a request.
@@ -37,19 +37,19 @@ enum Standing {
     Lost,
 }
 
-impl Places {
-    pub fn new(count: usize) -> Arc<Places> {
-        Arc::new(Places {
+impl Slots {
+    pub fn new(count: usize) -> Arc<Slots> {
+        Arc::new(Slots {
             free: Arc::new(Semaphore::new(count)),
             taken: Mutex::default(),
             idle: Notify::new(),
         })
     }
 
-    /// A place for a new connection. Where none is free, the connection that has
+    /// A slot for a new connection. Where none is free, the connection that has
     /// waited longest for a request loses its own; where none waits, the first
     /// that does.
-    pub async fn take(self: &Arc<Places>) -> Arc<Place> {
+    pub async fn take(self: &Arc<Slots>) -> Arc<Slot> {
         let permit = loop {
             let idle = self.idle.notified();
             if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
@@ -72,9 +72,9 @@ impl Places {
         };
         taken.by.insert(id, connection);
         drop(taken);
-        Arc::new(Place {
+        Arc::new(Slot {
             id,
-            places: Arc::clone(self),
+            slots: Arc::clone(self),
             lost,
             _permit: permit,
         })
@@ -102,23 +102,23 @@ impl Places {
     }
 }
 
-/// A connection's place, until it is dropped.
-pub(super) struct Place {
+/// A connection's slot, until it is dropped.
+pub(super) struct Slot {
     id: u64,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     lost: Arc<Notify>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl Slot {
     /// Ends when another connection needs it.
     pub async fn lost(&self) {
         self.lost.notified().await;
     }
 
     /// The head of a request came. It is kept until the answer is over; `None`:
-    /// the place was lost before.
-    pub fn answer(self: &Arc<Place>) -> Option<Answering> {
+    /// the slot was lost before.
+    pub fn answer(self: &Arc<Slot>) -> Option<Answering> {
         let answers = self.moves(|now| match now {
             Standing::Lost => None,
             _ => Some(Standing::Answers),
@@ -133,13 +133,13 @@ impl Place {
             _ => None,
         });
         if waits {
-            self.places.idle.notify_one();
+            self.slots.idle.notify_one();
         }
     }
 
     /// True if it took another standing.
     fn moves(&self, to: impl FnOnce(Standing) -> Option<Standing>) -> bool {
-        let mut taken = self.places.taken();
+        let mut taken = self.slots.taken();
         let Some(connection) = taken.by.get_mut(&self.id) else {
             return false;
         };
@@ -149,14 +149,14 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.places.taken().by.remove(&self.id);
+        self.slots.taken().by.remove(&self.id);
     }
 }
 
-/// While it lives, a request is answered, and nobody takes the place.
-pub(super) struct Answering(Arc<Place>);
+/// While it lives, a request is answered, and nobody takes the slot.
+pub(super) struct Answering(Arc<Slot>);
 
 impl Drop for Answering {
     fn drop(&mut self) {
@@ -170,47 +170,44 @@ mod tests {
 
     use super::*;
 
-    fn take(places: &Arc<Places>) -> Option<Arc<Place>> {
-        places.take().now_or_never()
+    fn take(slots: &Arc<Slots>) -> Option<Arc<Slot>> {
+        slots.take().now_or_never()
     }
 
-    fn is_lost(place: &Place) -> bool {
-        place.lost().now_or_never().is_some()
+    fn is_lost(slot: &Slot) -> bool {
+        slot.lost().now_or_never().is_some()
     }
 
     #[test]
     fn who_has_waited_longest_makes_room() {
-        let places = Places::new(3);
-        let [a, b, c] = [(); 3].map(|()| take(&places).unwrap());
+        let slots = Slots::new(3);
+        let [a, b, c] = [(); 3].map(|()| take(&slots).unwrap());
         // It waits anew, so longest is now another.
         drop(a.answer().unwrap());
         a.flushed();
-        assert!(take(&places).is_none());
-        assert_eq!(
-            [&a, &b, &c].map(|place| is_lost(place)),
-            [false, true, false]
-        );
+        assert!(take(&slots).is_none());
+        assert_eq!([&a, &b, &c].map(|slot| is_lost(slot)), [false, true, false]);
         assert!(b.answer().is_none(), "too late");
         drop(b);
-        assert!(take(&places).is_some());
-        assert_eq!([&a, &c].map(|place| is_lost(place)), [false, false]);
+        assert!(take(&slots).is_some());
+        assert_eq!([&a, &c].map(|slot| is_lost(slot)), [false, false]);
     }
 
     #[test]
     fn an_answer_keeps_its_place_until_its_last_byte_has_left() {
-        let places = Places::new(1);
-        let place = take(&places).unwrap();
-        let answering = place.answer().unwrap();
-        place.flushed();
-        let mut newcomer = Box::pin(places.take());
+        let slots = Slots::new(1);
+        let slot = take(&slots).unwrap();
+        let answering = slot.answer().unwrap();
+        slot.flushed();
+        let mut newcomer = Box::pin(slots.take());
         assert!(newcomer.as_mut().now_or_never().is_none());
         drop(answering);
         assert!(newcomer.as_mut().now_or_never().is_none());
-        assert!(!is_lost(&place));
-        place.flushed();
+        assert!(!is_lost(&slot));
+        slot.flushed();
         assert!(newcomer.as_mut().now_or_never().is_none());
-        assert!(is_lost(&place));
-        drop(place);
+        assert!(is_lost(&slot));
+        drop(slot);
         assert!(newcomer.now_or_never().is_some());
     }
 }
