@@ -280,10 +280,12 @@ impl Gate {
         }
     }
 
-    /// Something free was answered, such as a poll: where it is open whether the provider is
-    /// there at all, that is as good as a free request that is due.
+    /// Something else was answered that is free, such as a poll: where the free request seems
+    /// to be of no use, that is as good.
     pub fn heard(&mut self, now: Millis) {
-        let due = |closed: &Closed| closed.cause.is_risky() && closed.until <= now;
+        let due = |closed: &Closed| {
+            closed.cause.is_risky() && closed.until <= now && closed.probes_failed >= PATIENCE
+        };
         if self.closed.as_ref().is_some_and(due) {
             self.probe_answered();
         }
@@ -466,9 +468,16 @@ mod tests {
             // Of a request from before the fault.
             gate.heard(due - 1);
             assert_eq!(gate.pass(due), Pass::Probe);
+            gate.heard(due);
+            assert_eq!(gate.pass(due), Pass::Probe, "it may be of use");
             let mut polled = gate.clone();
-            polled.heard(due);
-            assert_eq!(polled.pass(due), Pass::Trial);
+            let mut now = due;
+            for _ in 0..PATIENCE {
+                polled.probe_failed(&fault(Cause::Unreachable, "500"), now);
+                now = polled.closed().unwrap().until;
+            }
+            polled.heard(now);
+            assert_eq!(polled.pass(now), Pass::Trial);
             gate.probe_failed(&refused, due);
             assert_eq!(gate.pass(due), Pass::Trial);
         }

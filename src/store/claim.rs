@@ -190,34 +190,43 @@ async fn best(tx: &mut SqliteConnection, which: &str) -> Result<Option<SqliteRow
     sqlx::query(AssertSqlSafe(sql)).fetch_optional(tx).await
 }
 
-/// Any of the most urgent jobs that was not refused before: what closed the gate may be the
-/// fault of the first ones alone, and would keep it closed if only they were tried.
+/// Any of the most urgent jobs that never failed or, every other time, the last of the queue:
+/// what closed the gate may be the fault of some jobs alone, and would keep it closed if only
+/// they were tried.
 async fn for_trial(
     tx: &mut SqliteConnection,
     number: u64,
 ) -> Result<Option<SqliteRow>, sqlx::Error> {
-    let ends: Option<(i64, JobId, JobId)> = sqlx::query_as(
-        "SELECT priority, id, (SELECT id FROM jobs WHERE state = 'pending' AND due_at IS NULL \
-                               AND priority = first.priority ORDER BY id DESC LIMIT 1) \
-         FROM jobs AS first WHERE state = 'pending' AND due_at IS NULL \
-         ORDER BY priority DESC, id LIMIT 1",
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
-    let Some((priority, first, last)) = ends else {
-        return Ok(None);
-    };
-    let from = first + (number % (last - first + 1).unsigned_abs()) as JobId;
-    let sql = format!(
-        "SELECT {COLUMNS} FROM jobs WHERE state = 'pending' AND due_at IS NULL AND faults = 0 \
-         AND priority = ? AND id >= ? ORDER BY id LIMIT 1"
-    );
-    let any = sqlx::query(AssertSqlSafe(sql))
-        .bind(priority)
-        .bind(from)
+    const FRESH: &str = "state = 'pending' AND due_at IS NULL AND faults = 0";
+    let found = if number.is_multiple_of(2) {
+        let sql =
+            format!("SELECT {COLUMNS} FROM jobs WHERE {FRESH} ORDER BY priority, id DESC LIMIT 1");
+        sqlx::query(AssertSqlSafe(sql))
+            .fetch_optional(&mut *tx)
+            .await?
+    } else {
+        let ends: Option<(i64, JobId, JobId)> = sqlx::query_as(
+            "SELECT priority, id, (SELECT id FROM jobs WHERE state = 'pending' AND due_at IS NULL \
+                                   AND priority = first.priority ORDER BY id DESC LIMIT 1) \
+             FROM jobs AS first WHERE state = 'pending' AND due_at IS NULL \
+             ORDER BY priority DESC, id LIMIT 1",
+        )
         .fetch_optional(&mut *tx)
         .await?;
-    match any {
+        let Some((priority, first, last)) = ends else {
+            return Ok(None);
+        };
+        let from = first + (number / 2 % (last - first + 1).unsigned_abs()) as JobId;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM jobs WHERE {FRESH} AND priority = ? AND id >= ? ORDER BY id LIMIT 1"
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(priority)
+            .bind(from)
+            .fetch_optional(&mut *tx)
+            .await?
+    };
+    match found {
         Some(found) => Ok(Some(found)),
         None => match best(tx, "AND faults = 0").await? {
             Some(found) => Ok(Some(found)),

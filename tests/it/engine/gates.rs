@@ -42,7 +42,7 @@ async fn a_gate_is_as_it_was_after_a_restart() {
 
 /// Some jobs, first in the queue, are answered in a way that closes the gate, for ever; in how
 /// many seconds forty others are made.
-async fn made_behind(first: usize, reply: &Reply) -> i64 {
+async fn made_behind(first: usize, priority: i64, reply: &Reply) -> i64 {
     let limits = Limits {
         max_in_flight: 100,
         rate_per_minute: 1_000,
@@ -50,6 +50,10 @@ async fn made_behind(first: usize, reply: &Reply) -> i64 {
     };
     let mut desk = Desk::new(limits).await;
     desk.add(first + 40).await;
+    desk.sql(&format!(
+        "UPDATE jobs SET priority = {priority} WHERE id <= {first}"
+    ))
+    .await;
     let (begin, mut made) = (desk.now, 0);
     while made < 40 {
         assert!(desk.now - begin < HOUR, "{made} made in an hour");
@@ -82,14 +86,16 @@ async fn refused_jobs_do_not_stop_the_others() {
         (1, answer(403, &json!({})), 20),
         (4, answer(401, &json!({})), 60),
         (4, answer(402, &json!({})), 60),
-        (12, answer(403, &json!({})), 90),
+        (12, answer(403, &json!({})), 180),
         (4, answer(429, &json!({})), 60),
         (4, answer(503, &busy), 60),
         // Accepted, perhaps, each of them.
         (10, answer(200, &json!({})), 90),
     ] {
-        let seconds = made_behind(first, &reply).await;
-        assert!(seconds <= most, "{seconds} s for {first} of {reply:?}");
+        for priority in [0, 100] {
+            let seconds = made_behind(first, priority, &reply).await;
+            assert!(seconds <= most, "{seconds} s for {first} of {reply:?}");
+        }
     }
 }
 

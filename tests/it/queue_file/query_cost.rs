@@ -174,13 +174,17 @@ async fn work(store: &Store) {
     };
     let claimed = store.claim(&claim, admit).await.unwrap();
     assert_eq!(claimed.jobs.len(), 2);
-    let trial = Claim {
-        limit: 1,
-        trial: Some(5),
-        ..claim
-    };
-    let claimed = store.claim(&trial, admit).await.unwrap();
-    assert_eq!(claimed.jobs.len(), 1);
+    let spec = JobSpec::new("a boat", "https://example.com/a.jpg");
+    store.insert(&vec![spec; 2]).await.unwrap();
+    for number in [4, 5] {
+        let trial = Claim {
+            limit: 1,
+            trial: Some(number),
+            ..claim.clone()
+        };
+        let claimed = store.claim(&trial, admit).await.unwrap();
+        assert_eq!(claimed.jobs.len(), 1);
+    }
     store
         .due_downloads(NEW_YEAR, 4, &[], ENDPOINT)
         .await

@@ -26,17 +26,17 @@ impl Sim {
         let now = self.wall();
         let gates = self.person.gates().await.unwrap();
         let closed = gates.iter().any(|gate| gate.name == "submit");
-        // A trial: any of the most urgent that were not refused before.
-        let urgent = jobs
+        // A trial: any that was not refused before, if there is one.
+        let is_fresh = |job: &Job| job.faults == 0;
+        let mut due = jobs
             .iter()
-            .filter(|job| job.state == State::Pending && job.faults == 0)
-            .filter(|job| job.due_at.is_none_or(|at| at <= now))
-            .map(|job| job.spec.priority)
-            .max();
+            .filter(|job| job.state == State::Pending)
+            .filter(|job| job.due_at.is_none_or(|at| at <= now));
         let is_trial = jobs
             .iter()
             .filter(|job| posts.contains(&job.id))
-            .all(|job| urgent.is_none_or(|urgent| job.faults == 0 && urgent <= job.spec.priority));
+            .all(is_fresh)
+            || !due.any(is_fresh);
         // The row may be that of the other worker, whose gate is its own.
         if closed && is_trial {
             return;
