@@ -4,10 +4,10 @@ use super::{
     Act, Engine, EngineError, Hold, MINUTE, POLLS_ON_THE_WIRE, POSTS_ON_THE_WIRE, Surroundings,
 };
 use crate::budget::Scope;
-use crate::gate::Pass;
+use crate::gate::{Cause, Pass};
 use crate::job::{Event, JobId, Millis, State};
 use crate::step;
-use crate::store::{Admission, Claim};
+use crate::store::{Admission, Claim, Trial};
 
 /// Rows that one claim of polls looks at, about.
 const POLL_LOOKS: usize = 1_024;
@@ -222,10 +222,14 @@ impl Engine {
             endpoint: self.endpoint.clone(),
             now,
             day_start: around.day_start,
-            trial: self
-                .submit_gate
-                .closed()
-                .map(|closed| step::spread(now, closed.tries.into(), Millis::MAX).unsigned_abs()),
+            trial: self.submit_gate.closed().map(|closed| match closed.cause {
+                // How much the provider takes is no job's fault: the order counts.
+                Cause::RateLimited | Cause::Busy => Trial::First,
+                _ => {
+                    let any = step::spread(now, closed.tries.into(), Millis::MAX);
+                    Trial::Any(any.unsigned_abs())
+                }
+            }),
         };
         let (budget, policy, endpoint) = (&self.limits.budget, &self.limits.policy, &self.endpoint);
         let claimed = self

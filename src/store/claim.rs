@@ -32,8 +32,18 @@ pub struct Claim {
     pub now: Millis,
     /// When the calendar day of the budget began.
     pub day_start: Millis,
-    /// A trial while the gate is closed: any number, by which one of the jobs is chosen.
-    pub trial: Option<u64>,
+    /// The gate is closed, and one job is to be tried.
+    pub trial: Option<Trial>,
+}
+
+/// Which job is tried at a closed gate. None that failed before, if there is another: what closed
+/// the gate may be the fault of some jobs alone, and would keep it closed if only they were tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// The first in the order of the queue.
+    First,
+    /// Any of the most urgent or, every other time, the last of the queue; by any number.
+    Any(u64),
 }
 
 /// What a claim took.
@@ -137,7 +147,7 @@ async fn claim_in(
     let mut passed_over = 0;
     while (claimed.jobs.len() as i64) < limit && passed_over < RIPEN {
         let found = match claim.trial {
-            Some(number) => for_trial(tx, number).await?,
+            Some(trial) => for_trial(tx, trial).await?,
             None => best(tx, "").await?,
         };
         let Some(found) = found else {
@@ -190,22 +200,23 @@ async fn best(tx: &mut SqliteConnection, which: &str) -> Result<Option<SqliteRow
     sqlx::query(AssertSqlSafe(sql)).fetch_optional(tx).await
 }
 
-/// Any of the most urgent jobs that never failed or, every other time, the last of the queue:
-/// what closed the gate may be the fault of some jobs alone, and would keep it closed if only
-/// they were tried.
 async fn for_trial(
     tx: &mut SqliteConnection,
-    number: u64,
+    trial: Trial,
 ) -> Result<Option<SqliteRow>, sqlx::Error> {
     const FRESH: &str = "state = 'pending' AND due_at IS NULL AND faults = 0";
-    let found = if number.is_multiple_of(2) {
-        let sql =
-            format!("SELECT {COLUMNS} FROM jobs WHERE {FRESH} ORDER BY priority, id DESC LIMIT 1");
-        sqlx::query(AssertSqlSafe(sql))
-            .fetch_optional(&mut *tx)
-            .await?
-    } else {
-        let ends: Option<(i64, JobId, JobId)> = sqlx::query_as(
+    let found = match trial {
+        Trial::First => None,
+        Trial::Any(number) if number.is_multiple_of(2) => {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM jobs WHERE {FRESH} ORDER BY priority, id DESC LIMIT 1"
+            );
+            sqlx::query(AssertSqlSafe(sql))
+                .fetch_optional(&mut *tx)
+                .await?
+        }
+        Trial::Any(number) => {
+            let ends: Option<(i64, JobId, JobId)> = sqlx::query_as(
             "SELECT priority, id, (SELECT id FROM jobs WHERE state = 'pending' AND due_at IS NULL \
                                    AND priority = first.priority ORDER BY id DESC LIMIT 1) \
              FROM jobs AS first WHERE state = 'pending' AND due_at IS NULL \
@@ -213,18 +224,19 @@ async fn for_trial(
         )
         .fetch_optional(&mut *tx)
         .await?;
-        let Some((priority, first, last)) = ends else {
-            return Ok(None);
-        };
-        let from = first + (number / 2 % (last - first + 1).unsigned_abs()) as JobId;
-        let sql = format!(
-            "SELECT {COLUMNS} FROM jobs WHERE {FRESH} AND priority = ? AND id >= ? ORDER BY id LIMIT 1"
-        );
-        sqlx::query(AssertSqlSafe(sql))
-            .bind(priority)
-            .bind(from)
-            .fetch_optional(&mut *tx)
-            .await?
+            let Some((priority, first, last)) = ends else {
+                return Ok(None);
+            };
+            let from = first + (number / 2 % (last - first + 1).unsigned_abs()) as JobId;
+            let sql = format!(
+                "SELECT {COLUMNS} FROM jobs WHERE {FRESH} AND priority = ? AND id >= ? ORDER BY id LIMIT 1"
+            );
+            sqlx::query(AssertSqlSafe(sql))
+                .bind(priority)
+                .bind(from)
+                .fetch_optional(&mut *tx)
+                .await?
+        }
     };
     match found {
         Some(found) => Ok(Some(found)),

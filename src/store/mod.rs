@@ -33,7 +33,7 @@ use sqlx::{AssertSqlSafe, Connection, Row, Sqlite, Transaction};
 use tokio::sync::Mutex;
 
 pub use appointments::Bounds;
-pub use claim::{Admission, Claim, Claimed};
+pub use claim::{Admission, Claim, Claimed, Trial};
 pub use commit::Committed;
 pub use due::{Moving, Unplaced};
 pub use edit::Edited;

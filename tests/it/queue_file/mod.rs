@@ -11,7 +11,7 @@ use reelq::budget::Spent;
 use reelq::job::{Event, Evidence, Job, JobId, JobSpec, State};
 use reelq::money::Money;
 use reelq::step::{self, Policy};
-use reelq::store::{Admission, Bounds, Claim, Filter, Open, Store};
+use reelq::store::{Admission, Bounds, Claim, Filter, Open, Store, Trial};
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 use tempfile::TempDir;

@@ -175,11 +175,11 @@ async fn work(store: &Store) {
     let claimed = store.claim(&claim, admit).await.unwrap();
     assert_eq!(claimed.jobs.len(), 2);
     let spec = JobSpec::new("a boat", "https://example.com/a.jpg");
-    store.insert(&vec![spec; 2]).await.unwrap();
-    for number in [4, 5] {
+    store.insert(&vec![spec; 3]).await.unwrap();
+    for trial in [Trial::First, Trial::Any(4), Trial::Any(5)] {
         let trial = Claim {
             limit: 1,
-            trial: Some(number),
+            trial: Some(trial),
             ..claim.clone()
         };
         let claimed = store.claim(&trial, admit).await.unwrap();
