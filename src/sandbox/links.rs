@@ -22,10 +22,10 @@ pub enum Closed {
 impl Links {
     /// The link to video `number`, good until `expires` after the start, or for ever.
     pub fn make(&self, number: u64, expires: Option<Duration>) -> String {
-        // 0 stands for never.
+        // 0 stands for never, so times are counted from 1.
         self.sign(
             number,
-            expires.map_or(0, |expires| expires.as_millis().max(1) as u64),
+            expires.map_or(0, |expires| expires.as_millis() as u64 + 1),
         )
     }
 
@@ -42,7 +42,7 @@ impl Links {
         };
         if self.sign(number, expires) != link {
             Err(Closed::Unknown)
-        } else if expires != 0 && now.as_millis() >= u128::from(expires) {
+        } else if expires != 0 && now.as_millis() + 1 >= u128::from(expires) {
             Err(Closed::Expired)
         } else {
             Ok(number)
@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(links.open(&link, at(10)), Err(Closed::Expired));
         assert_eq!(links.open(&links.make(7, None), at(1_000_000)), Ok(7));
         assert_eq!(
-            links.open(&links.make(7, Some(at(0))), at(1)),
+            links.open(&links.make(7, Some(at(0))), at(0)),
             Err(Closed::Expired)
         );
     }
