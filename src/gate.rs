@@ -2,8 +2,6 @@
 //! that no job pays for it. Pure: which fault closes what, for how long, and
 //! what opens it again.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::job::Millis;
@@ -169,9 +167,10 @@ pub enum Pass {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gate {
     closed: Option<Closed>,
-    /// How often each unclear symptom was seen since something was last accepted:
-    /// an outage shows the same one again and again, and its pauses double.
-    symptoms: BTreeMap<String, u32>,
+    /// POSTs in a row that closed it, or kept it closed, and whose end is unclear, since something
+    /// was last accepted.
+    #[serde(default)]
+    unclear: u32,
     /// No pause is longer; `None`: as long as the cause allows.
     #[serde(skip)]
     longest: Option<Millis>,
@@ -230,9 +229,6 @@ impl Gate {
     pub fn close(&mut self, fault: Fault, now: Millis, from_trial: bool) {
         if self.closed.is_some() && !from_trial {
             // It was sent before the gate closed; it tells nothing new.
-            if fault.cause == Cause::Unclear {
-                self.symptoms.entry(fault.symptom).or_insert(1);
-            }
             return;
         }
         let (since, tries, blind_trials) = match &self.closed {
@@ -244,9 +240,8 @@ impl Gate {
             None => (now, 1, 0),
         };
         let again = if fault.cause == Cause::Unclear {
-            let seen = self.symptoms.entry(fault.symptom).or_insert(0);
-            *seen += 1;
-            *seen
+            self.unclear += 1;
+            self.unclear
         } else {
             tries
         };
@@ -304,7 +299,12 @@ impl Gate {
             cause if cause.is_risky() => LONGEST_LOOK,
             cause => cause.longest_pause(),
         };
-        let tries = closed.tries + 1;
+        // Where there is a connection again, the end may be near.
+        let is_first_answer = fault.symptom != NOT_SENT && closed.probes_failed == 0;
+        let tries = match is_first_answer && closed.cause == Cause::Unreachable {
+            true => 1,
+            false => closed.tries + 1,
+        };
         let growing = doubling(fault.cause.first_pause(), tries).min(longest);
         let pause = self.at_least_as_asked(growing, fault.retry_after);
         if let Some(closed) = &mut self.closed {
@@ -320,7 +320,7 @@ impl Gate {
     /// Returns the gate's state before, if it was closed.
     pub fn open(&mut self, accepted: bool) -> Option<Closed> {
         if accepted {
-            self.symptoms.clear();
+            self.unclear = 0;
         }
         self.closed.take()
     }
@@ -547,12 +547,29 @@ mod tests {
     }
 
     #[test]
-    fn different_symptoms_are_different_faults() {
+    fn unclear_ends_in_a_row_are_one_fault() {
         let mut gate = Gate::default();
-        for symptom in ["500", "502", "504", "timeout"] {
+        for (symptom, pause) in [("500", 5), ("502", 10), ("timeout", 20), ("502", 40)] {
             gate.close(fault(Cause::Unclear, symptom), 0, true);
-            assert_eq!(gate.pass(0), Pass::Wait(5 * SECOND));
+            assert_eq!(gate.pass(0), Pass::Wait(pause * SECOND));
         }
+        gate.open(true);
+        gate.close(fault(Cause::Unclear, "502"), 0, false);
+        assert_eq!(gate.pass(0), Pass::Wait(5 * SECOND));
+    }
+
+    #[test]
+    fn a_connection_that_is_there_again_is_looked_at_soon() {
+        let mut gate = Gate::default();
+        gate.close(fault(Cause::Unreachable, NOT_SENT), 0, false);
+        let mut now = 0;
+        for _ in 0..8 {
+            now = gate.closed().unwrap().until;
+            gate.probe_failed(&fault(Cause::Unreachable, NOT_SENT), now);
+        }
+        now = gate.closed().unwrap().until.max(now);
+        gate.probe_failed(&fault(Cause::Unreachable, "500"), now);
+        assert_eq!(gate.pass(now), Pass::Wait(now + SECOND));
     }
 
     #[test]

@@ -159,12 +159,10 @@ async fn webhooks(settings: &Settings, context: &Context) -> Result<Option<Webho
         return Ok(None);
     };
     let secret = settings.webhook_secret()?;
-    let webhooks = Webhooks::new(
-        beside(context).await?,
-        Arc::clone(&context.clock),
-        url,
-        secret.as_ref(),
-    );
+    let store = beside(context).await?;
+    // It tries again by itself, and has to hear of a stop.
+    store.set_patience(PATIENCE).await?;
+    let webhooks = Webhooks::new(store, Arc::clone(&context.clock), url, secret.as_ref());
     Ok(Some(webhooks.await?))
 }
 

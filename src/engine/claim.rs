@@ -19,6 +19,10 @@ const BACKLOG_PATIENCE: Millis = 30_000;
 /// Videos for which one claim looks for a place, at most.
 const PLACINGS: usize = 64;
 
+/// Trials in the order of the queue that are refused for what the provider takes, until one
+/// that was not refused before is tried.
+const PATIENCE_IN_ORDER: u32 = 4;
+
 /// A cap or a full disk is looked at again after so long.
 const HOLD_PAUSE: Millis = 5_000;
 
@@ -222,14 +226,18 @@ impl Engine {
             endpoint: self.endpoint.clone(),
             now,
             day_start: around.day_start,
-            trial: self.submit_gate.closed().map(|closed| match closed.cause {
-                // How much the provider takes is no job's fault: the order counts.
-                Cause::RateLimited | Cause::Busy => Trial::First,
-                _ => {
-                    let any = step::spread(now, closed.tries.into(), Millis::MAX);
-                    Trial::Any(any.unsigned_abs())
-                }
-            }),
+            trial: self
+                .submit_gate
+                .closed()
+                .and_then(|closed| match closed.cause {
+                    // How much the provider takes is no job's fault, for a while: the order counts.
+                    Cause::RateLimited | Cause::Busy if closed.tries < PATIENCE_IN_ORDER => None,
+                    Cause::RateLimited | Cause::Busy => Some(Trial::First),
+                    _ => {
+                        let any = step::spread(now, closed.tries.into(), Millis::MAX);
+                        Some(Trial::Any(any.unsigned_abs()))
+                    }
+                }),
         };
         let (budget, policy, endpoint) = (&self.limits.budget, &self.limits.policy, &self.endpoint);
         let claimed = self

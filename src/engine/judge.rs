@@ -103,12 +103,12 @@ impl Engine {
         let event = match verdict {
             PostVerdict::Accepted { task_id, evidence } => {
                 self.window.accepted();
-                self.open_submit_gate(true);
+                self.open_submit_gate(true, trial);
                 Event::Accepted { task_id, evidence }
             }
             PostVerdict::RefusedJob { evidence } => {
                 self.doubt_hold();
-                self.open_submit_gate(false);
+                self.open_submit_gate(false, trial);
                 Event::Refused { evidence }
             }
             PostVerdict::NotAccepted {
@@ -144,7 +144,11 @@ impl Engine {
         self.schedule.own() + judged.count() + ahead.count()
     }
 
-    fn open_submit_gate(&mut self, accepted: bool) {
+    /// What was sent before the gate closed tells nothing of what closed it.
+    fn open_submit_gate(&mut self, accepted: bool, trial: bool) {
+        if self.submit_gate.closed().is_some() && !trial {
+            return;
+        }
         if self.submit_gate.open(accepted).is_some() {
             tracing::info!("submitting goes on");
         }

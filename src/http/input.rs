@@ -249,7 +249,7 @@ pub(super) async fn command(
     content: Body,
 ) -> ApiResult<Vec<(String, Box<RawValue>)>> {
     let bytes = body(content).await?;
-    if bytes.trim_ascii().is_empty() {
+    if bytes.is_empty() {
         return Ok(Vec::new());
     }
     match media_type(headers).as_str() {

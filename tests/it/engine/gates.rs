@@ -83,20 +83,57 @@ async fn made_behind(first: usize, priority: i64, reply: &Reply) -> i64 {
 async fn refused_jobs_do_not_stop_the_others() {
     let busy = json!({"error": {"type": "new_api_error", "message": "no channel"}});
     for (first, reply, most) in [
-        (1, answer(403, &json!({})), 20),
-        (4, answer(401, &json!({})), 60),
-        (4, answer(402, &json!({})), 60),
-        (12, answer(403, &json!({})), 180),
-        (4, answer(429, &json!({})), 60),
-        (4, answer(503, &busy), 60),
+        (1, answer(403, &json!({})), 60),
+        (4, answer(401, &json!({})), 90),
+        (4, answer(402, &json!({})), 90),
+        (12, answer(403, &json!({})), 240),
+        (4, answer(429, &json!({})), 180),
+        (4, answer(503, &busy), 240),
         // Accepted, perhaps, each of them.
-        (10, answer(200, &json!({})), 90),
+        (10, answer(200, &json!({})), 120),
     ] {
         for priority in [0, 100] {
             let seconds = made_behind(first, priority, &reply).await;
             assert!(seconds <= most, "{seconds} s for {first} of {reply:?}");
         }
     }
+}
+
+/// A provider that takes one POST in four seconds: the urgent ones go first all the same.
+#[tokio::test]
+async fn a_rate_limit_changes_no_order() {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(10).await;
+    desk.sql("UPDATE jobs SET priority = 10 WHERE id > 7").await;
+    let (mut free_at, mut taken) = (desk.now, Vec::new());
+    while taken.len() < 6 {
+        for act in desk.claim().await {
+            let Act::Post { job, .. } = act else { continue };
+            let reply = if desk.now >= free_at {
+                free_at = desk.now + 4 * SECOND;
+                taken.push(job.id);
+                accepted(*job)
+            } else {
+                after_post(*job, answer(429, &json!({})))
+            };
+            desk.settle(vec![reply]).await;
+        }
+        desk.now += SECOND;
+    }
+    assert!(taken[..3].iter().all(|id| *id > 7), "{taken:?}");
+}
+
+/// What was on the wire before the gate closed does not open it: the fault came after.
+#[tokio::test]
+async fn a_late_answer_opens_no_gate() {
+    let mut desk = Desk::new(limits()).await;
+    desk.add(6).await;
+    let mut posts = desk.posts().await;
+    assert_eq!(posts.len(), 3);
+    let reply = raw_answer(502, b"<html>");
+    desk.settle(vec![after_post(posts.remove(0), reply)]).await;
+    desk.settle(posts.into_iter().map(accepted).collect()).await;
+    assert!(desk.posts().await.is_empty(), "it reopened");
 }
 
 #[tokio::test]
