@@ -390,7 +390,8 @@ impl Daemon {
             tokio::select! {
                 biased;
                 () = self.asked(&mut signals) => {
-                    self.last_words(&mut workers, reports).await;
+                    let may_write = !matches!(failed, Some(EngineError::Store(_)));
+                    self.last_words(&mut workers, reports, may_write).await;
                     tracing::warn!(posts = workers.posts.len(), "stopping at once; those requests stay unconfirmed");
                     return Ok(());
                 }
@@ -402,19 +403,24 @@ impl Daemon {
 }
 
 impl Daemon {
-    /// Keeps the answers that are here already, or names what they accepted.
-    async fn last_words(&mut self, workers: &mut Workers, mut reports: Vec<Report>) {
+    /// Keeps the answers that are here already, or names what they accepted. After a failed sync of
+    /// the database nothing more is written.
+    async fn last_words(
+        &mut self,
+        workers: &mut Workers,
+        mut reports: Vec<Report>,
+        may_write: bool,
+    ) {
         while let Some(ended) = workers.posts.try_join_next() {
             reports.extend(ended.ok());
         }
         self.engine.take(reports);
-        let settled = self.engine.settle(Vec::new(), self.clock.now());
-        if !matches!(
-            tokio::time::timeout(FREE_COMMITS, settled).await,
-            Ok(Ok(()))
-        ) {
-            self.engine.unsaved_tasks().for_each(say_accepted);
+        if may_write {
+            let settled = self.engine.settle(Vec::new(), self.clock.now());
+            // Whether or not that was in time: what is left of it is named.
+            let _ = tokio::time::timeout(FREE_COMMITS, settled).await;
         }
+        self.engine.unsaved_tasks().for_each(say_accepted);
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Engine, EngineError, Report, show};
 use crate::job::{JobId, Millis, State};
 use crate::step::{LedgerLine, Transition};
 use crate::store::{Committed, StoreError};
+use crate::verdict::PostVerdict;
 
 impl Engine {
     pub(super) async fn save(&mut self, now: Millis) -> Result<(), EngineError> {
@@ -65,10 +66,17 @@ impl Engine {
 
     /// The accepted tasks that are not on disk yet.
     pub fn unsaved_tasks(&self) -> impl Iterator<Item = (JobId, &str)> {
-        self.unsaved.iter().filter_map(|transition| {
+        let judged = self.unsaved.iter().filter_map(|transition| {
             let task = transition.job.task_id.as_deref()?;
             (transition.event == "accepted").then_some((transition.job.id, task))
-        })
+        });
+        let unjudged = self.unjudged.iter().filter_map(|report| match report {
+            Report::Posted(job, PostVerdict::Accepted { task_id, .. }) => {
+                Some((job.id, task_id.as_str()))
+            }
+            _ => None,
+        });
+        judged.chain(unjudged)
     }
 
     /// Whether the end of a POST is not on disk yet.

@@ -217,13 +217,13 @@ async fn for_trial(
         }
         Trial::Any(number) => {
             let ends: Option<(i64, JobId, JobId)> = sqlx::query_as(
-            "SELECT priority, id, (SELECT id FROM jobs WHERE state = 'pending' AND due_at IS NULL \
-                                   AND priority = first.priority ORDER BY id DESC LIMIT 1) \
-             FROM jobs AS first WHERE state = 'pending' AND due_at IS NULL \
-             ORDER BY priority DESC, id LIMIT 1",
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
+                "SELECT priority, id, (SELECT id FROM jobs WHERE state = 'pending' AND due_at IS NULL \
+                                       AND priority = first.priority ORDER BY id DESC LIMIT 1) \
+                 FROM jobs AS first WHERE state = 'pending' AND due_at IS NULL \
+                 ORDER BY priority DESC, id LIMIT 1",
+            )
+            .fetch_optional(&mut *tx)
+            .await?;
             let Some((priority, first, last)) = ends else {
                 return Ok(None);
             };

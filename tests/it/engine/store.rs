@@ -35,6 +35,9 @@ async fn answers_wait_for_a_store_that_refuses() {
     desk.hide("jobs").await;
     let reports = vec![completed(polled), accepted(sent)];
     assert!(desk.engine.settle(reports, desk.now).await.is_err());
+    // Named, should the daemon have to end before it is on disk.
+    let unsaved: Vec<JobId> = desk.engine.unsaved_tasks().map(|(job, _)| job).collect();
+    assert_eq!(unsaved, [second]);
     assert!(desk.try_claim().await.unwrap().is_empty(), "went on");
     desk.bring_back("jobs").await;
     desk.settle(Vec::new()).await;
